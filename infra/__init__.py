@@ -1,0 +1,1 @@
+"""Ground floor: settings, the clock, homes and branches, the lake."""

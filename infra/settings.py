@@ -1,0 +1,50 @@
+"""Every setting of the system, in one table: name, default, help.  Nothing else reads the environment.
+
+Each can be given as an environment variable with the prefix `CLICKPROOF_`, for example `CLICKPROOF_PORT=9000`.
+`docs/settings.md` is generated from this table.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.home import Home
+
+
+class Settings(BaseSettings):
+    """The dials.  Few on purpose: what can be derived or measured is not a setting."""
+
+    model_config = SettingsConfigDict(env_prefix="CLICKPROOF_", extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".clickproof"), description="Folder that holds all state: events, features, models, logs.")
+    size: str = Field(
+        "small", description="Size of the simulated market: tiny (tests), small (default) or large (10M+ impressions)."
+    )
+    seed: int = Field(1, description="Seed of the simulated market and of training.")
+    source: str = Field("world", description="Where events come from: world (simulated) or open-bandit (real).")
+    data: Path | None = Field(None, description="Folder with a source's files, for sources that read files.")
+    lake_url: str = Field("", description="URL of the lake's Delta tables; empty means the folder `lake` in the home.")
+    online_url: str = Field("", description="Online store: empty for the embedded SQLite file, or redis://HOST:PORT.")
+    mlflow_url: str = Field("", description="MLflow tracking URI; empty means a SQLite file in the home.")
+    prefect_url: str = Field("", description="API of a running Prefect server; empty starts an ephemeral one in the process.")
+    attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
+    host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
+    port: int = Field(8000, description="Port that the endpoint binds to.")
+    threads: int = Field(1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
+    epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
+    max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
+    max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
+    experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
+    clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
+
+    def base(self) -> Home:
+        """The home that the settings name."""
+        return Home(self.home.resolve())
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()  # type: ignore[call-arg]

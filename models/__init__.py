@@ -1,0 +1,1 @@
+"""From features to a probability: families, artefacts, training, evaluation, gates, the registry."""

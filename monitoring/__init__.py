@@ -1,0 +1,1 @@
+"""What went wrong: detectors, reports, and the bugs that drills inject."""

@@ -1,0 +1,1 @@
+"""Where everything meets: the `clickproof` command, flows, sources, drills."""

@@ -1,0 +1,1 @@
+"""Where events come from: the simulated ad market and declared logs."""
