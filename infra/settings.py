@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CLICKPROOF_", extra="forbid", frozen=True)
 
-    home: Path = Field(Path(".clickproof"), description="Folder that holds all state: events, features, models, logs.")
+    home: Path = Field(Path(".clickproof"), description="Folder that holds all state; each source, size and seed has a home of its own in it.")
     size: str = Field(
         "small", description="Size of the simulated market: tiny (tests), small (default) or large (10M+ impressions)."
     )
@@ -40,8 +40,9 @@ class Settings(BaseSettings):
     clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
 
     def base(self) -> Home:
-        """The home that the settings name."""
-        return Home(self.home.resolve())
+        """The home that the settings name: one folder for each source, size and seed, so that they never mix."""
+        world = f"{self.source}-{self.size}-{self.seed}" if self.source == "world" else self.source
+        return Home(self.home.resolve() / world)
 
 
 @cache

@@ -1,0 +1,33 @@
+"""Settings for other people's software, made once before it is imported: no telemetry, no writes outside our home.
+
+Called by the command line at start; the only place that writes environment variables.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from infra.settings import Settings
+
+
+def prepare(chosen: Settings) -> None:
+    """Set the environment variables that Prefect, MLflow, Feast and the numerical libraries read; a user's own choice stands."""
+    state: Path = chosen.home.resolve()
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(state / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        # The ephemeral server migrates its database the first time: about 20 s on an idle machine, more on a busy one.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_CLI_PROMPT": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "FEAST_USAGE": "False",
+        "MPLBACKEND": "Agg",
+    }
+    if chosen.prefect_url:
+        defaults["PREFECT_API_URL"] = chosen.prefect_url
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    for noisy in ("alembic", "mlflow", "httpx", "feast"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
