@@ -1,0 +1,147 @@
+"""The `clickproof` command: parse, call, print.  Everything heavy is imported inside the command that needs it."""
+
+from typing import Annotated
+
+import typer
+
+from infra.settings import Settings
+from pipelines.options import AsJson, with_settings
+
+app = typer.Typer(
+    help="A click-prediction system to run, break and trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+@with_settings
+def train(
+    chosen: Settings,
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Keep the figures for the docs.")] = False,
+) -> None:
+    """The main job: events, lake, features, three model families, gates, champion."""
+    from pipelines.main_job import run
+
+    run(chosen, as_json=as_json, record=record)
+
+
+@app.command()
+@with_settings
+def ingest(chosen: Settings, as_json: AsJson = False) -> None:
+    """Bring landed events into the lake: contract, quarantine, exactly once."""
+    from pipelines.commands import ingest_command
+
+    ingest_command(chosen, as_json)
+
+
+@app.command()
+@with_settings
+def materialize(chosen: Settings, as_json: AsJson = False) -> None:
+    """Compute feature snapshots for every ingested day and feed the online store."""
+    from pipelines.commands import materialize_command
+
+    materialize_command(chosen, as_json)
+
+
+@app.command()
+@with_settings
+def serve(chosen: Settings) -> None:
+    """Answer POST /v1/rank with the champion."""
+    from serving.serve import serve as run
+
+    run(chosen.base(), chosen)
+
+
+@app.command()
+@with_settings
+def score(
+    chosen: Settings,
+    day: Annotated[str | None, typer.Option(help="Day of arrival, YYYY-MM-DD; the latest by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a day of impressions in batch, through the same scorer as serving."""
+    from pipelines.commands import score_command
+
+    score_command(chosen, day, as_json)
+
+
+@app.command()
+@with_settings
+def report(chosen: Settings, as_json: AsJson = False) -> None:
+    """Write the Evidently report: the reference week against the latest day."""
+    from pipelines.commands import report_command
+
+    report_command(chosen, as_json)
+
+
+@app.command()
+@with_settings
+def monitor(chosen: Settings, as_json: AsJson = False) -> None:
+    """Bring the prediction log into the lake, then run every check on the latest day."""
+    from pipelines.commands import monitor_command
+
+    monitor_command(chosen, as_json)
+
+
+@app.command()
+@with_settings
+def retrain(
+    chosen: Settings, as_json: AsJson = False, force: Annotated[bool, typer.Option(help="Train even without a reason.")] = False
+) -> None:
+    """Decide whether to retrain (by time, performance, drift), train, gate, promote."""
+    from pipelines.retraining import run
+
+    run(chosen, as_json=as_json, force=force)
+
+
+@app.command()
+@with_settings
+def inject(
+    chosen: Settings,
+    bug: Annotated[str, typer.Argument(help="Code or name, for example LEAK01 or label-leakage.")],
+    intensity: Annotated[str, typer.Option(help="strong, mild or trace.")] = "strong",
+    clean: Annotated[bool, typer.Option(help="Run the same checks without the bug.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Break it on purpose on a branch, and see whether it is caught (status 0) or missed (status 1)."""
+    from pipelines.commands import inject_command
+
+    return inject_command(chosen, bug, intensity, clean, as_json)
+
+
+@app.command()
+@with_settings
+def bench(
+    chosen: Settings,
+    what: Annotated[str, typer.Argument(help="world, join, score or serve.")],
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Keep the figures for the docs.")] = False,
+) -> None:
+    """Measure one part against a named peer or limit, as ratios in one run."""
+    from pipelines.commands import bench_command
+
+    bench_command(chosen, what, as_json, record)
+
+
+@app.command()
+@with_settings
+def docs(
+    chosen: Settings, check: Annotated[bool, typer.Option(help="Only say whether the pages are up to date.")] = False
+) -> int:
+    """Write the generated parts of README.md and docs/ again."""
+    from pipelines.pages import render_all
+
+    return render_all(check=check)
+
+
+@app.command()
+@with_settings
+def ui(chosen: Settings, what: Annotated[str, typer.Argument(help="mlflow, prefect or evidently.")]) -> None:
+    """Open one of the tools' own pages on this home, on loopback."""
+    from pipelines.commands import ui_command
+
+    ui_command(chosen, what)

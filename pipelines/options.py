@@ -1,0 +1,54 @@
+"""The options that every command shares: which home, source and size, and whether the answer is JSON."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import ExplainedError
+from infra.settings import Settings
+
+_SHARED: dict[str, Any] = {
+    "size": Annotated[str | None, typer.Option(help="Size of the simulated market: tiny, small or large.")],
+    "seed": Annotated[int | None, typer.Option(help="Seed of the market and of training.")],
+    "source": Annotated[str | None, typer.Option(help="Where events come from: world or open-bandit.")],
+    "data": Annotated[Path | None, typer.Option(help="Folder with the source's files.")],
+    "home": Annotated[Path | None, typer.Option(help="Folder that holds all state.")],
+}
+
+
+def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
+    """A command whose first parameter `chosen` is the Settings, made of the environment and the shared options.
+
+    An ExplainedError is printed without a traceback and ends the command with status 2; a number that the command returns
+    is its exit status.
+    """
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in _SHARED}
+        try:
+            chosen = Settings(**{name: value for name, value in given.items() if value is not None})
+            from pipelines.environment import prepare
+
+            prepare(chosen)
+            status = command(chosen, **arguments)
+        except ExplainedError as error:
+            print(f"clickproof: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        raise typer.Exit(status or 0)
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "chosen"]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in _SHARED.items()
+    ]
+    run.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in own + shared}
+    return run
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
