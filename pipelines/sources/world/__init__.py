@@ -1,0 +1,1 @@
+"""The simulated ad market: an environment whose true click probability is known."""

@@ -1,0 +1,60 @@
+"""How big a simulated market is, and which calendar it lives in.  Read by every part of the world.
+
+The sizes differ in numbers only: the same laws hold in each.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+from infra.clock import DAY_US
+from pipelines.sources.contract import Split
+
+FIRST_DAY_US = 1_767_571_200_000_000  # 2026-01-05, a Monday, 00:00 UTC
+
+CONTINUATION_DAYS = 120  # how long a world can go on after its history; users and campaigns keep arriving in them
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """The dials of a market.  `users` and `ads` count those who exist at some time in the history."""
+
+    size: str
+    seed: int
+    days: int
+    impressions_a_day: int
+    users: int
+    ads: int
+    split: Split  # its days sum to days - 1: the last day's clicks haven't all come when the history ends
+    candidates: int = 20
+    slots: int = 4
+    first_day_us: int = FIRST_DAY_US
+
+    @property
+    def end_us(self) -> int:
+        """The end of the history: its watermark."""
+        return self.first_day_us + self.days * DAY_US
+
+    @property
+    def horizon_days(self) -> int:
+        """Days from the first for which users and campaigns are planned."""
+        return self.days + CONTINUATION_DAYS
+
+    @property
+    def horizon_us(self) -> int:
+        """The instant after which the world has no more plan."""
+        return self.first_day_us + self.horizon_days * DAY_US
+
+    def identity(self) -> str:
+        """A short hash of every dial: two worlds with the same identity are the same world."""
+        return hashlib.blake2b(repr(asdict(self)).encode(), digest_size=8).hexdigest()
+
+    @classmethod
+    def of(cls, size: str, seed: int) -> "WorldConfig":
+        """The configuration of a named size; ValueError names the sizes there are."""
+        if size == "tiny":
+            return cls("tiny", seed, 12, 4_000, 600, 120, Split(5, 3, 1, 1, 1))
+        if size == "small":
+            return cls("small", seed, 28, 50_000, 12_000, 1_500, Split(14, 5, 1, 1, 6))
+        if size == "large":
+            return cls("large", seed, 28, 400_000, 120_000, 6_000, Split(14, 5, 1, 1, 6))
+        raise ValueError(f"no size {size!r} of the simulated market; there are tiny, small and large")
