@@ -1,0 +1,214 @@
+"""The endpoint's requests and answers as msgspec structs, and the checks between JSON and a `RankRequest`.
+
+Used by `serving.app`.  Every way a request can be wrong names its field, so that the caller knows what to change.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+
+from features.catalogue import CONTEXT, Kind
+from features.ids import derived_id
+from serving.scorer import Answer, RankRequest
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # finite as float32, also when multiplied by a probability
+# Bounded, because each value is repeated for every candidate.
+Word = Annotated[str, msgspec.Meta(max_length=128)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Candidate(msgspec.Struct, forbid_unknown_fields=True):
+    """An ad with its bid."""
+
+    ad_id: Id
+    bid: Price
+
+
+class RankBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /v1/rank.  Candidates are ad ids, or all of them pairs of ad id and bid."""
+
+    candidates: Annotated[list[Id | Candidate], msgspec.Meta(min_length=1)]
+    slots: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1, description="Ads to show at most.")]
+    user_id: Annotated[Id | None, msgspec.Meta(description="Leave out for someone unknown.")] = None
+    context: Annotated[
+        dict[str, Word | Whole | None], msgspec.Meta(description="Page and device; GET /v1/model names the fields.")
+    ] = {}
+    request_id: Annotated[
+        Id | None, msgspec.Meta(description="Decides the request's luck; made by the server where left out.")
+    ] = None
+
+
+class ShownAd(msgspec.Struct):
+    """One ad of the slate."""
+
+    ad_id: int
+    slot: Annotated[int, msgspec.Meta(description="Position from 0, the top.")]
+    impression_id: int
+    p: Annotated[float, msgspec.Meta(description="Click probability at this slot.")]
+    s: Annotated[float, msgspec.Meta(description="Calibrated logit without position.")]
+    propensity: Annotated[float, msgspec.Meta(description="Probability that the policy gives this slot to this ad.")]
+
+
+class AnswerMarks(msgspec.Struct):
+    """What the answer had to do without."""
+
+    user: Literal["known", "unknown"]
+    unknown_ads: list[int]
+    missing: Annotated[list[str], msgspec.Meta(description="Feature views without a row for some candidate.")]
+    stale: Annotated[list[str], msgspec.Meta(description="Feature views older than they should be.")]
+
+
+class RankAnswer(msgspec.Struct):
+    """Answer of POST /v1/rank."""
+
+    request_id: int
+    arm: str
+    model: Annotated[str, msgspec.Meta(description="Content hash of the model version.")]
+    policy: str
+    randomised: bool
+    ads: list[ShownAd]
+    marks: AnswerMarks
+
+
+class ModelAnswer(msgspec.Struct):
+    """Answer of GET /v1/model: what is being served."""
+
+    model: str
+    encoder: str
+    family: str
+    features: dict[str, list[str]]
+    context: Annotated[dict[str, str], msgspec.Meta(description="Context fields of a request and their types.")]
+    policy: str
+    arms: dict[str, float]
+
+
+class Problem(msgspec.Struct):
+    """What was wrong; `field` is null where no single field is to blame."""
+
+    field: str | None
+    message: str
+
+
+class ErrorAnswer(msgspec.Struct):
+    """Body of every answer that is not a success."""
+
+    error: Problem
+
+
+class InvalidRequest(Exception):
+    """The body can't be answered; `status` is 400 where it isn't JSON and 422 where a field is wrong."""
+
+    def __init__(self, status: int, field: str | None, message: str) -> None:
+        super().__init__(message)
+        self.status, self.field, self.message = status, field, message
+
+
+_DECODER = msgspec.json.Decoder(RankBody)
+_NAMED = re.compile(r"(?:missing required|contains unknown) field `([^`]*)`")
+_UNKNOWN: dict[str, str | int] = {"string": "", "int": -1}
+_KINDS: dict[str, Kind] = {feature.name: feature.kind for feature in CONTEXT}
+
+
+def context_kinds(names: tuple[str, ...]) -> dict[str, Kind]:
+    """The type of each context field: the catalogue's, or string for a field of the source's own."""
+    return {name: _KINDS.get(name, "string") for name in names}
+
+
+def decode(body: bytes) -> RankBody:
+    """A request body, checked by itself.  Raises InvalidRequest."""
+    try:
+        return _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(422, *_place(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(400, None, f"the body is not JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise InvalidRequest(400, None, "the body is nested too deeply") from None
+
+
+def _place(message: str) -> tuple[str | None, str]:
+    """(field, message) of msgspec's message, which ends in a path such as ' - at `$.candidates[0].bid`'."""
+    text, _, path = message.partition(" - at `$")
+    place = path.rstrip("`").lstrip(".")
+    named = _NAMED.search(text)
+    if named:
+        place = f"{place}.{named[1]}" if place else named[1]
+    return place or None, text
+
+
+def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int) -> RankRequest:
+    """The request that a body asks, checked against what this server knows: its context fields and its limit.
+
+    Raises InvalidRequest with status 422 and the field's name.
+    """
+    n = len(body.candidates)
+    if n > max_candidates:
+        raise InvalidRequest(422, "candidates", f"{n} candidates; this server takes {max_candidates} at most")
+    plain = isinstance(body.candidates[0], int)
+    ads, bids = [], []
+    for place, candidate in enumerate(body.candidates):
+        if isinstance(candidate, int) != plain:
+            raise InvalidRequest(422, f"candidates[{place}]", "either every candidate has a bid or none has")
+        if isinstance(candidate, int):
+            ads.append(candidate)
+        else:
+            ads.append(candidate.ad_id)
+            bids.append(candidate.bid)
+    if len(set(ads)) < n:
+        place = next(i for i, ad in enumerate(ads) if ad in ads[:i])
+        raise InvalidRequest(422, f"candidates[{place}]", f"ad {ads[place]} is there twice; give each candidate once")
+    return RankRequest(
+        user_id=-1 if body.user_id is None else body.user_id,
+        ad_id=np.array(ads, np.int64),
+        slots=body.slots,
+        context=_context(body.context, context),
+        bid=None if plain else np.array(bids, np.float32),
+        request_id=body.request_id,
+    )
+
+
+def _context(given: Mapping[str, str | int | None], kinds: Mapping[str, Kind]) -> dict[str, str | int]:
+    for name in given:
+        if name not in kinds:
+            raise InvalidRequest(422, f"context.{name}", f"not a context field here; there are {', '.join(kinds) or 'none'}")
+    values: dict[str, str | int] = {}
+    for name, kind in kinds.items():
+        value = given.get(name)
+        wanted = str if kind == "string" else int
+        if value is None:
+            value = _UNKNOWN[kind]
+        elif not isinstance(value, wanted):
+            raise InvalidRequest(422, f"context.{name}", f"must be {'a string' if wanted is str else 'a whole number'}")
+        values[name] = value
+    return values
+
+
+def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> RankAnswer:
+    """What goes back to the caller."""
+    slate = answer.slate
+    k = len(slate.shown)
+    rows: Any = zip(
+        request.ad_id[slate.shown].tolist(),
+        range(k),
+        derived_id(answer.request_id, np.arange(k)).tolist(),
+        answer.p.tolist(),
+        answer.s[slate.shown].tolist(),
+        slate.propensity.tolist(),
+        strict=True,
+    )
+    marks = answer.marks
+    return RankAnswer(
+        answer.request_id,
+        answer.arm,
+        model,
+        policy,
+        slate.randomised,
+        [ShownAd(*row) for row in rows],
+        AnswerMarks(
+            "known" if marks.user_known else "unknown", list(marks.unknown_ads), list(marks.missing), list(marks.stale)
+        ),
+    )
