@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 
 from infra.clock import DAY_US
+from infra.errors import ExplainedError
 from pipelines.sources.contract import Split
 
 FIRST_DAY_US = 1_767_571_200_000_000  # 2026-01-05, a Monday, 00:00 UTC
@@ -50,11 +51,11 @@ class WorldConfig:
 
     @classmethod
     def of(cls, size: str, seed: int) -> "WorldConfig":
-        """The configuration of a named size; ValueError names the sizes there are."""
+        """The configuration of a named size; ExplainedError names the sizes there are."""
         if size == "tiny":
             return cls("tiny", seed, 12, 4_000, 600, 120, Split(5, 3, 1, 1, 1))
         if size == "small":
             return cls("small", seed, 28, 50_000, 12_000, 1_500, Split(14, 5, 1, 1, 6))
         if size == "large":
             return cls("large", seed, 28, 400_000, 120_000, 6_000, Split(14, 5, 1, 1, 6))
-        raise ValueError(f"no size {size!r} of the simulated market; there are tiny, small and large")
+        raise ExplainedError(f"no size {size!r} of the simulated market; there are tiny, small and large")

@@ -1,0 +1,25 @@
+"""Names of sources and how each is made.  Called by every command that needs to know where events come from."""
+
+from pathlib import Path
+
+from infra.errors import ExplainedError
+from pipelines.sources.contract import Source
+
+SOURCES = ("world", "open-bandit")
+
+
+def source(name: str, size: str, seed: int, data: Path | None) -> Source:
+    """The source of that name.  `size` and `seed` are the simulated world's; `data` is the folder (or archive) of real data.
+
+    Raises ExplainedError for a name, size or folder that doesn't exist, naming those that do.
+    """
+    if name == "world":
+        from pipelines.sources.world.config import WorldConfig
+        from pipelines.sources.world.source import WorldSource
+
+        return WorldSource(WorldConfig.of(size, seed))
+    if name == "open-bandit":
+        from pipelines.sources.open_bandit import OpenBandit
+
+        return OpenBandit(data)
+    raise ExplainedError(f"no source {name!r}; there are {', '.join(SOURCES)}")
