@@ -4,7 +4,6 @@ Each can be given as an environment variable with the prefix `CLICKPROOF_`, for 
 `docs/settings.md` is generated from this table.
 """
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field
@@ -45,7 +44,16 @@ class Settings(BaseSettings):
         return Home(self.home.resolve() / world)
 
 
-@cache
+_in_use: list[Settings] = []
+
+
+def use(chosen: Settings) -> None:
+    """Make these the settings of this process; the command line does so once its options are read."""
+    _in_use[:] = [chosen]
+
+
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()  # type: ignore[call-arg]
+    """The settings of this process: those given to `use`, otherwise the environment's."""
+    if not _in_use:
+        use(Settings())
+    return _in_use[0]

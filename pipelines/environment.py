@@ -11,12 +11,14 @@ from infra.settings import Settings
 
 
 def prepare(chosen: Settings) -> None:
-    """Set the environment variables that Prefect, MLflow, Feast and the numerical libraries read; a user's own choice stands."""
+    """Set the environment variables that Prefect, MLflow, Feast and others read; a user's own choice stands."""
     state: Path = chosen.home.resolve()
+    (state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect's database cannot make its own parent folders
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         # The ephemeral server migrates its database the first time: about 20 s on an idle machine, more on a busy one.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",

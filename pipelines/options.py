@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import ExplainedError
-from infra.settings import Settings
+from infra.settings import Settings, use
 
 _SHARED: dict[str, Any] = {
     "size": Annotated[str | None, typer.Option(help="Size of the simulated market: tiny, small or large.")],
@@ -35,6 +35,7 @@ def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
             chosen = Settings(**{name: value for name, value in given.items() if value is not None})
             from pipelines.environment import prepare
 
+            use(chosen)
             prepare(chosen)
             status = command(chosen, **arguments)
         except ExplainedError as error:
