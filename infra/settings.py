@@ -17,7 +17,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CLICKPROOF_", extra="forbid", frozen=True)
 
-    home: Path = Field(Path(".clickproof"), description="Folder that holds all state; each source, size and seed has a home of its own in it.")
+    home: Path = Field(
+        Path(".clickproof"), description="Folder that holds all state; each source, size and seed has a home of its own in it."
+    )
     size: str = Field(
         "small", description="Size of the simulated market: tiny (tests), small (default) or large (10M+ impressions)."
     )

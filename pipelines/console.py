@@ -16,21 +16,22 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Run one step: prints its name, then how long it took."""
-        say(f"{name} ...")
+        """Run one step; prints how long it took."""
         started = time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        say(f"{name}: {_minutes(self.seconds[name])}")
+        taken = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + taken
+        say(f"{name:<34}{minutes(taken):>12}")
 
     def summary(self) -> str:
         """A small table: step, minutes, share of the total."""
         total = sum(self.seconds.values()) or 1.0
-        rows = [f"  {name:<28}{_minutes(s):>10}{s / total:>7.0%}" for name, s in self.seconds.items()]
-        return "\n".join(["minutes of each step", *rows, f"  {'total':<28}{_minutes(total):>10}"])
+        rows = [f"  {name:<34}{minutes(s):>12}{s / total:>6.0%}" for name, s in self.seconds.items()]
+        return "\n".join(["minutes of each step", *rows, f"  {'total':<34}{minutes(total):>12}"])
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """Seconds as minutes and seconds, for example 1:03.5 min."""
     return f"{int(seconds // 60)}:{seconds % 60:04.1f} min"
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from infra.errors import ExplainedError
+from infra.settings import Settings
 from pipelines.sources.contract import Source
 
 SOURCES = ("world", "open-bandit")
@@ -23,3 +24,8 @@ def source(name: str, size: str, seed: int, data: Path | None) -> Source:
 
         return OpenBandit(data)
     raise ExplainedError(f"no source {name!r}; there are {', '.join(SOURCES)}")
+
+
+def source_of(chosen: Settings) -> Source:
+    """The source that the settings name."""
+    return source(chosen.source, chosen.size, chosen.seed, chosen.data)

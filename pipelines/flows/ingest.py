@@ -1,0 +1,39 @@
+"""Ingestion as a flow: events land, pass the contract, and enter the lake; the prediction log follows."""
+
+from prefect import flow
+
+from infra.home import Home
+from infra.settings import Settings
+from pipelines import ingest as ingestion
+from pipelines.flows.step import step
+from pipelines.prediction_ingest import ingest_predictions
+from pipelines.sources.contract import Source
+from pipelines.sources.registry import source_of
+
+
+@step("deliver events")
+def deliver(source: Source, home: Home) -> dict[str, int]:
+    """Make the source's files land; files that are there already stay."""
+    return source.deliver(home)
+
+
+@step("ingest events", retries=2)
+def bring_in(source: Source, home: Home) -> dict[str, dict[str, int]]:
+    """Landed files through the contract into the lake."""
+    return ingestion.totals(ingestion.ingest_all(home, source.spec))
+
+
+@step("ingest predictions", retries=2)
+def bring_in_predictions(home: Home) -> int:
+    """The prediction log into the lake, exactly once."""
+    return ingest_predictions(home)
+
+
+@flow(name="ingest")
+def ingest(chosen: Settings) -> dict[str, dict[str, int]]:
+    """Events and predictions into the lake; rows in and what became of them, by stream."""
+    source, home = source_of(chosen), chosen.base()
+    deliver(source, home)
+    counts = bring_in(source, home)
+    bring_in_predictions(home)
+    return counts

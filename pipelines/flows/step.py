@@ -1,0 +1,31 @@
+"""A step of a flow: a Prefect task that also prints its minutes.  Used by every flow."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pipelines.console import Steps
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+STEPS = Steps()  # of this process, for the table at the end of a command
+
+
+def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A task of that name, run `retries` more times when it fails, two seconds apart.
+
+    Results are not cached: every step is itself idempotent, and hashing large tables to find that out would cost more."""
+
+    def make(work: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(work)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with STEPS.step(name):
+                return work(*args, **kwargs)
+
+        return task(timed, name=name, retries=retries, retry_delay_seconds=2, cache_policy=NO_CACHE)
+
+    return make
