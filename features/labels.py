@@ -20,7 +20,7 @@ def labels(impressions: pa.Table, clicks: pa.Table, as_of_us: int, window_us: in
     `impressions` needs impression_id (unique), event_timestamp, arrived_at; `clicks` needs impression_id, event_timestamp,
     arrived_at.  A click counts when it happened within `window_us` after its impression (both ends included) and had arrived by
     `as_of_us`; `clicked_at` is the first such click.  `mature`: the window had closed by `as_of_us`, so only
-    a click still on its way can change the label.  ValueError where two impressions share an id: they would be counted twice."""
+    a click still on its way can change the label.  ValueError where two impressions share an id: it would count twice."""
     impressions = impressions.filter(_us(impressions, "arrived_at") <= as_of_us)
     ids, shown_at = _ints(impressions, "impression_id"), _us(impressions, "event_timestamp")
     by_id = np.argsort(ids)

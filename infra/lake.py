@@ -76,6 +76,8 @@ class Lake:
             found = self._open(table)
             if txn and found and _applied(found, txn[0]) >= txn[1]:
                 return False
+            if found and day and not len(data) and not found.file_uris([("day", "=", day)]):
+                return True  # it is empty already
             names = [f.name for f in found.schema().fields] if found else data.column_names
             if set(names) == set(data.column_names):
                 data = data.select(names)
