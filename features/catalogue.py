@@ -83,6 +83,7 @@ VIEWS: tuple[View, ...] = (
             _f("user_clicks_1h", "Clicks of the user, half-life 1 hour, decayed to the time of the request."),
             _f("user_impressions_1d", "Ads shown to the user, half-life 1 day, decayed to the time of the request."),
             _f("user_clicks_1d", "Clicks of the user, half-life 1 day, decayed to the time of the request."),
+            Feature("user_recent_until", "time", "stored", "The moment that this view's counters are decayed to."),
             Feature("user_last_impression", "time", "stored", "When the user was last shown an ad."),
             Feature("user_last_click", "time", "stored", "When the user last clicked."),
             Feature("user_category_recent", "floats", "stored", "Ads shown by category, half-life 6 hours.", CATEGORIES),
