@@ -17,7 +17,8 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 MEMORY = 0.85  # of yesterday's mood that is left today
-REACTION = 2.0  # of a day's relevance that becomes mood
+USUAL = 0.16  # the interest that users are used to: about what the legacy ranker shows, so that its history is in balance
+REACTION = 2.0  # mood per unit of interest above the usual
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class Memory:
     day_us: int  # start of the day that mood and exposure refer to
     exposure: F32  # [u, CATEGORIES] ads seen, each weighted 2^((time - day_us) / half-life)
     mood: F64  # [u] log of how much more often the user comes
-    relevance: F64  # [u] sum over today's ads of interest above the average
+    relevance: F64  # [u] sum of the interest of today's ads
     shown: F64  # [u] today's ads
 
     @classmethod
@@ -39,7 +40,7 @@ class Memory:
 
     def turn_day(self) -> None:
         """Go to the next day: what was seen today decides how much users like to come back."""
-        lesson = np.divide(self.relevance, self.shown, out=np.zeros_like(self.shown), where=self.shown > 0)
+        lesson = np.divide(self.relevance - USUAL * self.shown, self.shown, out=np.zeros_like(self.shown), where=self.shown > 0)
         self.mood = np.clip(MEMORY * self.mood + (1 - MEMORY) * REACTION * lesson, -1.0, 1.0)
         self.relevance[:] = 0.0
         self.shown[:] = 0.0
