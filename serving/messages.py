@@ -4,13 +4,13 @@ Used by `serving.app`.  Every way a request can be wrong names its field, so tha
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
-from features.catalogue import CONTEXT, Kind
+from features.catalogue import CONTEXT, DERIVED, VIEWS, Kind
 from features.ids import derived_id
 from serving.scorer import Answer, RankRequest
 
@@ -111,6 +111,12 @@ _DECODER = msgspec.json.Decoder(RankBody)
 _NAMED = re.compile(r"(?:missing required|contains unknown) field `([^`]*)`")
 _UNKNOWN: dict[str, str | int] = {"string": "", "int": -1}
 _KINDS: dict[str, Kind] = {feature.name: feature.kind for feature in CONTEXT}
+_STORED = {feature.name for view in VIEWS for feature in view.features} | {feature.name for feature in DERIVED}
+
+
+def context_names(columns: Iterable[str]) -> tuple[str, ...]:
+    """Which of a model's columns come with the request: those that no view stores and nothing derives, besides the two ids."""
+    return tuple(name for name in columns if name not in _STORED and name not in ("user_id", "ad_id"))
 
 
 def context_kinds(names: tuple[str, ...]) -> dict[str, Kind]:

@@ -41,7 +41,7 @@ class ScoringArtefact(Protocol):
         """s [n]: calibrated logit of a click, without position."""
         ...
 
-    def probability(self, s: F32, slot: npt.NDArray[np.integer]) -> F32:
+    def probability(self, s: F32, slot: npt.NDArray[np.integer]) -> npt.NDArray[np.floating]:
         """p [n]: click probability at each row's slot, sigmoid(s + b(slot))."""
         ...
 
@@ -103,6 +103,7 @@ class Scorer:
         self.assignment = assignment
         self.log = log
         self.clock = clock
+        self._hashes = artefact.hash, artefact.encoder_hash  # computed once: an artefact does not change
         # Ids of requests that come without one: unique because a segment's name never comes back.
         self._origin = text_id(log.path.name) if log is not None else 0
         self._count = count()
@@ -110,8 +111,12 @@ class Scorer:
     def score_rows(self, rows: RequestBatch, slot: npt.NDArray[np.integer]) -> tuple[F32, F32, FeatureBatch]:
         """(s, p, features) of n rows: p is the click probability at each row's own slot."""
         batch = fetch(self.source, rows)
+        return *self.score_features(batch, slot), batch
+
+    def score_features(self, batch: FeatureBatch, slot: npt.NDArray[np.integer]) -> tuple[F32, F32]:
+        """(s, p) of n rows whose features are there already."""
         s = self.artefact.score(batch.columns)
-        return s, self.artefact.probability(s, slot), batch
+        return s, self.artefact.probability(s, slot).astype(np.float32)
 
     def rank(self, request: RankRequest) -> Answer:
         """Score the candidates, choose the slate, write the log; only then is there an answer.
@@ -131,7 +136,7 @@ class Scorer:
             raise FloatingPointError(f"artefact {self.artefact.hash} gave a score that is not finite for request {request_id}")
         scored = perf_counter_ns()
         slate = self.policy.choose(request_id, self._value(s, request.bid), request.slots)
-        p = self.artefact.probability(s[slate.shown], np.arange(len(slate.shown)))
+        p = self.artefact.probability(s[slate.shown], np.arange(len(slate.shown))).astype(np.float32)
         arm = self.assignment.arm(request.user_id, request_id)
         chosen = perf_counter_ns()
         self.log.append(self._record(request, request_id, time_us, arm, slate, s, p, batch))
@@ -139,7 +144,7 @@ class Scorer:
         stages = (fetched - started, scored - fetched, chosen - scored, logged - chosen)
         return Answer(request_id, time_us, arm, slate, s, p, batch, marks(batch, request.ad_id), stages)
 
-    def _value(self, s: F32, bid: F32 | None) -> F32:
+    def _value(self, s: F32, bid: F32 | None) -> npt.NDArray[np.floating]:
         """What to order by: s, or the expected price of the top slot where there are bids."""
         return s if bid is None else bid * self.artefact.probability(s, np.zeros(len(s), np.int64))
 
@@ -154,12 +159,12 @@ class Scorer:
             policy=self.policy.name,
             randomised=slate.randomised,
             arm=arm,
-            artefact=self.artefact.hash,
-            encoder=self.artefact.encoder_hash,
+            artefact=self._hashes[0],
+            encoder=self._hashes[1],
             ad_id=pack(request.ad_id),
             s=pack(s),
             bid=None if request.bid is None else pack(request.bid),
-            fallback_mask=pack(batch.fallback_mask()),
+            fallback_mask=pack(fallback_mask(batch, len(s))),
             shown=pack(slate.shown),
             p=pack(p),
             propensity=pack(slate.propensity),
@@ -182,6 +187,11 @@ def fetch(source: FeatureSource, rows: RequestBatch) -> FeatureBatch:
         if len(values) != len(rows):
             raise ValueError(f"{type(source).__name__} answered {len(values)} values of {name} for {len(rows)} rows")
     return FeatureBatch(columns, batch.views)
+
+
+def fallback_mask(batch: FeatureBatch, n: int) -> npt.NDArray[np.int32]:
+    """`FeatureBatch.fallback_mask` of n rows, also for a model that reads no view at all."""
+    return batch.fallback_mask() if batch.views else np.zeros(n, np.int32)
 
 
 def candidate_rows(request: RankRequest, time_us: int) -> RequestBatch:
