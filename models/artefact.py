@@ -44,6 +44,7 @@ class Artefact:
     entities: tuple[str, ...] = ()  # entities of the data it was trained on
     trained_days: tuple[str, ...] = ()  # first and last day of the training rows
     seed: int = 0
+    configuration: Mapping[str, Any] = field(default_factory=dict)  # all that was chosen by hand
     _saved: list[str] = field(default_factory=list, repr=False, compare=False)  # the hash, once known
 
     @property
@@ -67,16 +68,12 @@ class Artefact:
         return self.encoder.encoder_hash
 
     @property
-    def configuration(self) -> dict[str, Any]:
-        """All that was chosen by hand; a candidate equal to the champion in this is a refresh, otherwise a change."""
-        spec = self.spec
-        features = {"categorical": spec.categorical, "numeric": spec.numeric, "sequence": spec.sequence}
-        return {"family": self.family, "service": self.service, "features": features, **self.model.configuration()}
-
-    @property
     def configuration_hash(self) -> str:
-        """Sixteen hex digits of `configuration`."""
-        return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()[:16]
+        """Sixteen hex digits of family, service, features and configuration: a candidate equal to the champion in them is a
+        refresh, otherwise it is a change."""
+        spec = self.spec
+        chosen = [self.family, self.service, spec.categorical, spec.numeric, spec.sequence, dict(self.configuration)]
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -89,7 +86,7 @@ class Artefact:
             "trained_days": list(self.trained_days),
             "seed": self.seed,
             "encoder_hash": self.encoder_hash,
-            "configuration": self.configuration,
+            "configuration": dict(self.configuration),
             "defaults": self.encoder.defaults(),
             "position": self.position.to_json(),
             "calibrator": self.calibrator.to_json(),
@@ -180,6 +177,7 @@ def load(root: Path, name: str, *, threads: int = 1) -> Artefact:
         tuple(fields["entities"]),
         tuple(fields["trained_days"]),
         fields["seed"],
+        fields["configuration"],
         [name],
     )
 

@@ -61,7 +61,7 @@ class Encoded:
 
     codes: I64  # [n, categorical columns]
     numeric: F32  # [n, numeric columns], standardised, missing filled with the mean (0)
-    missing: F32  # [n, numeric columns], 1 where the value was not there
+    missing: F32  # [n, columns with gaps in training], 1 where the value was not there
     sequences: tuple[I64, ...]  # each [n, length], PADDING where there is nothing
 
 
@@ -74,6 +74,7 @@ class Encoder:
     mean: F32  # [numeric columns], of the values after the logarithm where `logged`
     scale: F32  # [numeric columns], standard deviation; 1 where the column was constant
     logged: npt.NDArray[np.bool_]  # [numeric columns]: log1p first
+    gaps: npt.NDArray[np.bool_]  # [numeric columns]: missing often enough in training to learn from that it is
 
     @classmethod
     def learn(cls, columns: Mapping[str, Array], spec: FeatureSpec, *, min_count: int = 5) -> Self:
@@ -85,9 +86,11 @@ class Encoder:
             values = _categories(name, columns)
             vocabularies[name] = Vocabulary(values[:0].reshape(-1), np.zeros(0, np.int64)).grown(values.reshape(-1), min_count)
         width = len(spec.numeric)
-        mean, scale, logged = np.zeros(width, np.float32), np.ones(width, np.float32), np.zeros(width, np.bool_)
+        mean, scale = np.zeros(width, np.float32), np.ones(width, np.float32)
+        logged, gaps = np.zeros(width, np.bool_), np.zeros(width, np.bool_)
         for i, name in enumerate(spec.numeric):
             values = _numbers(name, columns).astype(np.float64)
+            gaps[i] = np.sum(~np.isfinite(values)) >= min_count
             values = values[np.isfinite(values)]
             if not len(values):
                 continue
@@ -97,7 +100,7 @@ class Encoder:
                 values = np.log1p(values)
             mean[i] = values.mean()
             scale[i] = values.std() if values.std() > 1e-6 * max(1.0, abs(values.mean())) else 1.0
-        return cls(spec, vocabularies, mean, scale, logged)
+        return cls(spec, vocabularies, mean, scale, logged, gaps)
 
     def grown(self, columns: Mapping[str, Array], *, min_count: int = 5) -> "Encoder":
         """This encoder with the new categories of `columns` added; old codes and all numbers stay as they are."""
@@ -105,7 +108,12 @@ class Encoder:
             name: vocabulary.grown(_categories(name, columns).reshape(-1), min_count)
             for name, vocabulary in self.vocabularies.items()
         }
-        return Encoder(self.spec, vocabularies, self.mean, self.scale, self.logged)
+        return Encoder(self.spec, vocabularies, self.mean, self.scale, self.logged, self.gaps)
+
+    @property
+    def dense(self) -> int:
+        """Number of numeric inputs: the columns, and one more for each column with gaps."""
+        return len(self.spec.numeric) + int(self.gaps.sum())
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -123,7 +131,7 @@ class Encoder:
         numeric /= self.scale
         numeric[missing] = 0.0
         np.clip(numeric, -LIMIT, LIMIT, out=numeric)
-        return Encoded(self.codes(columns), numeric, missing.astype(np.float32), self.sequences(columns))
+        return Encoded(self.codes(columns), numeric, missing[:, self.gaps].astype(np.float32), self.sequences(columns))
 
     def codes(self, columns: Mapping[str, Array], names: Sequence[str] | None = None) -> I64:
         """Codes of the categorical columns, or of those named, int64 [n, columns]."""
@@ -157,7 +165,7 @@ class Encoder:
         return {**known, **dict.fromkeys(self.spec.numeric)}
 
     def _arrays(self) -> dict[str, Array]:
-        arrays: dict[str, Array] = {"mean": self.mean, "scale": self.scale, "logged": self.logged}
+        arrays: dict[str, Array] = {"mean": self.mean, "scale": self.scale, "logged": self.logged, "gaps": self.gaps}
         for i, name in enumerate(self.spec.categorical + self.spec.sequence):
             arrays[f"values_{i}"] = self.vocabularies[name].values
             arrays[f"codes_{i}"] = self.vocabularies[name].codes
@@ -192,7 +200,7 @@ class Encoder:
                 name: Vocabulary(arrays[f"values_{i}"], arrays[f"codes_{i}"])
                 for i, name in enumerate(spec.categorical + spec.sequence)
             }
-            return cls(spec, vocabularies, arrays["mean"], arrays["scale"], arrays["logged"])
+            return cls(spec, vocabularies, arrays["mean"], arrays["scale"], arrays["logged"], arrays["gaps"])
 
 
 def _missing(values: Array) -> str | int:

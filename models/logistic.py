@@ -29,7 +29,7 @@ class Logistic:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.starts, total = _starts(encoder)
-        self.weights = np.zeros(total + 2 * len(encoder.spec.numeric) + 1, np.float32)
+        self.weights = np.zeros(total + encoder.dense + 1, np.float32)
         self.precision = np.ones_like(self.weights)  # how sure each weight is: 1 / variance, for `update`
         self.strength = STRENGTHS[0]
 
@@ -111,7 +111,7 @@ class Logistic:
 
     def _ridge(self, strength: float) -> F32:
         ridge = np.full(len(self.weights), strength, np.float32)
-        dense = 2 * len(self.encoder.spec.numeric) + 1
+        dense = self.encoder.dense + 1
         ridge[-dense:] = NUMERIC_RIDGE
         ridge[-1] = 1e-6
         return ridge
@@ -129,7 +129,7 @@ class Logistic:
         """Take over `old`'s encoder, grown by the categories of `columns`, and its weights; new codes start at the unknown's
         weight."""
         old_starts, old_weights, old_precision = old.starts, old.weights, old.precision
-        old_sizes, numbers = old.encoder.sizes, 2 * len(old.encoder.spec.numeric) + 1
+        old_sizes, numbers = old.encoder.sizes, old.encoder.dense + 1
         self.encoder = old.encoder.grown(columns, min_count=min_count)
         self.strength = old.strength
         self.starts, total = _starts(self.encoder)

@@ -55,9 +55,8 @@ def learn_position(train: Dataset, encoder: Encoder, *, seed: int = 0) -> Positi
     slots = int(slot.max(initial=0)) + 1
     dummies = (slot[:, None] == np.arange(1, slots)).astype(np.float32)
     encoded = encoder.encode(train.columns)
-    missing = encoded.missing[:, encoded.missing.any(axis=0)]
-    blocks = [np.ones((len(train), 1), np.float32), dummies, encoded.numeric, missing]
-    penalties = [np.full(slots, WEAK), np.full(encoded.numeric.shape[1] + missing.shape[1], CONTROL)]
+    blocks = [np.ones((len(train), 1), np.float32), dummies, encoded.numeric, encoded.missing]
+    penalties = [np.full(slots, WEAK), np.full(encoder.dense, CONTROL)]
     chosen = (~train.randomised).astype(np.float32)[:, None]
     if train.randomised.any() and chosen.any():
         blocks += [chosen, dummies * chosen]

@@ -59,4 +59,4 @@ def train_family(
     report = model.fit(train, valid, offsets, seed=seed, warm_start=None if warm_start is None else warm_start.model)
     calibrator = fit_calibrator(model.score(calibrate.columns), calibrate.label, position.offset(calibrate.slot))
     days = (day_name(int(train.time_us.min())), day_name(int(train.time_us.max())))
-    return Trained(Artefact(model, position, calibrator, service, entities, days, seed), report)
+    return Trained(Artefact(model, position, calibrator, service, entities, days, seed, model.configuration()), report)

