@@ -5,8 +5,10 @@ from prefect import flow
 from infra.home import Home
 from infra.settings import Settings
 from pipelines import ingest as ingestion
+from pipelines.console import say
 from pipelines.flows.step import step
-from pipelines.prediction_ingest import ingest_predictions
+from pipelines.prediction_ingest import PredictionCounts, ingest_predictions
+from pipelines.reconciliation import Totals, as_text, totals
 from pipelines.sources.contract import Source
 from pipelines.sources.registry import source_of
 
@@ -18,22 +20,23 @@ def deliver(source: Source, home: Home) -> dict[str, int]:
 
 
 @step("ingest events", retries=2)
-def bring_in(source: Source, home: Home) -> dict[str, dict[str, int]]:
+def bring_in(source: Source, home: Home) -> dict[str, Totals]:
     """Landed files through the contract into the lake."""
-    return ingestion.totals(ingestion.ingest_all(home, source.spec))
+    return totals(ingestion.ingest_all(home, source.spec))
 
 
 @step("ingest predictions", retries=2)
-def bring_in_predictions(home: Home) -> int:
+def bring_in_predictions(home: Home) -> PredictionCounts:
     """The prediction log into the lake, exactly once."""
     return ingest_predictions(home)
 
 
 @flow(name="ingest")
-def ingest(chosen: Settings) -> dict[str, dict[str, int]]:
+def ingest(chosen: Settings) -> dict[str, Totals]:
     """Events and predictions into the lake; rows in and what became of them, by stream."""
     source, home = source_of(chosen), chosen.base()
     deliver(source, home)
     counts = bring_in(source, home)
     bring_in_predictions(home)
+    say(as_text(counts))
     return counts
