@@ -50,7 +50,7 @@ class AsOfSource:
                 raise AssertionError(f"{name} has {len(values)} rows for {len(requests)} requests")
         return FeatureBatch(columns, {name: rows.state for name, rows in found.items()})
 
-    def _derive(self, found: "dict[str, _Found]", requests: RequestBatch) -> dict[str, Array]:
+    def _derive(self, found: "dict[str, Found]", requests: RequestBatch) -> dict[str, Array]:
         """`derive` in chunks; a chunk's inputs are gathered, used and dropped."""
         n = len(requests)
         columns: dict[str, Array] = {}
@@ -79,7 +79,7 @@ def _keys(view: View, requests: RequestBatch) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """The rows of one view that n requests see: values of u distinct rows and each request's place among them (u: no row)."""
 
     values: Mapping[str, Array]  # [u + 1] or [u + 1, length]; the last row is the unknown
@@ -90,7 +90,7 @@ class _Found:
         return self.values[name][self.place[part]]
 
 
-def _look_up(home: Home, view: View, keys: Array, time_us: I64) -> _Found:
+def _look_up(home: Home, view: View, keys: Array, time_us: I64) -> Found:
     """The as-of join of one view: index columns of all visible days first, then values of only the rows that somebody sees."""
     n = len(keys)
     marks = snapshots.manifest(home, view.name)
@@ -112,7 +112,7 @@ def _look_up(home: Home, view: View, keys: Array, time_us: I64) -> _Found:
     age_s = np.full(n, np.nan, np.float32)
     marked = mark >= 0
     age_s[marked] = (time_us[marked] - mark_event[mark[marked]]) / SECOND_US
-    return _Found(values, place, ViewState(snapshot, age_s, status(view, row >= 0, age_s)))
+    return Found(values, place, ViewState(snapshot, age_s, status(view, row >= 0, age_s)))
 
 
 def status(view: View, found: Array, age_s: Array) -> Array:
@@ -192,11 +192,14 @@ class LoggedSource:
         columns = {name[2:]: logged_column(rows[name]) for name in rows.column_names if name.startswith("f_")}
         mask = pc.fill_null(rows["fallback_mask"], 0).to_numpy()
         views = {}
-        for bit, view in enumerate(self.views):
+        # A row's mask has one bit for each view of its own service: those whose snapshot isn't null.
+        bit = np.zeros(n, np.int32)
+        for view in self.views:
             snapshot = pc.fill_null(rows[f"snapshot_{view.name}"], 0).to_numpy()
             age = pc.fill_null(pc.cast(rows[f"age_{view.name}"], pa.float32()), np.nan).to_numpy()
             fallen = np.where(mask >> bit & 1, STALE, OK)
             views[view.name] = ViewState(snapshot, age, np.where(snapshot == 0, MISSING, fallen).astype(np.uint8))
+            bit += pc.is_valid(rows[f"snapshot_{view.name}"]).to_numpy()
         return FeatureBatch(columns, views)
 
 

@@ -20,6 +20,8 @@ from features import aggregate, recent, snapshots
 from features.asof import asof_index
 from features.catalogue import VIEWS, Entity, View, view
 from features.day_events import Ads, day_events
+from features.online_store import Written, open_store, write
+from features.online_values import Mark
 from features.requests import context_column
 from infra.clock import DAY_US, day_name, to_datetime
 from infra.errors import ExplainedError
@@ -205,3 +207,27 @@ def newest_rows(home: Home, written: View, now_us: int) -> pa.Table:
 
 def _together(parts: Iterable[pa.Table], written: View) -> pa.Table:
     return pa.concat_tables([snapshots.schema(written).empty_table(), *parts])
+
+
+def materialize_online(home: Home, spec: SourceSpec, now_us: int, url: str | None = None) -> dict[str, Written]:
+    """Feed the online store with what is visible at a moment: of every view the newest row of each entity, and the view's mark.
+
+    `url` as in `features.online_store.open_store`.  Rows that the store has newer ones of are refused and counted.
+    """
+    store = open_store(home, url)
+    try:
+        return {
+            fed.name: write(store, fed.name, newest_rows(home, fed, now_us), _mark(home, fed, now_us))
+            for fed in views_of(spec.entities)
+        }
+    finally:
+        store.close()
+
+
+def _mark(home: Home, fed: View, now_us: int) -> Mark | None:
+    """Up to when a view is complete, as visible at a moment."""
+    marks = snapshots.manifest(home, fed.name)
+    event_us, available_us = snapshots.times_us(marks["event_timestamp"]), snapshots.times_us(marks["available_at"])
+    nobody = np.zeros(1, np.int64)
+    at = int(asof_index(nobody, np.array([now_us]), np.zeros(len(event_us), np.int64), available_us, event_us)[0])
+    return Mark(int(marks["snapshot"][at].as_py()), int(event_us[at]), int(available_us[at])) if at >= 0 else None
