@@ -39,11 +39,13 @@ class Lake:
 
     @classmethod
     def of(cls, home: Home) -> "Lake":
-        """The lake of a home: the folder `lake` in it, or, for the home that the settings name, `CLICKPROOF_LAKE_URL` if set.
+        """The lake of a home: the folder `lake` in it.
 
-        Branches always keep their lake in their own folder, so a drill cannot reach the base's object store."""
-        url = settings().lake_url
-        return cls(url if url and home.root == settings().base().root else home.lake, home.writable)
+        For the home that the settings name, `CLICKPROOF_LAKE_URL` takes its place where set (under the home's name, so that
+        sources do not mix).  A branch always keeps its lake in its own folder: a drill cannot reach the base's object store."""
+        url = settings().lake_url.rstrip("/")
+        remote = url and home.root == settings().base().root
+        return cls(f"{url}/{home.root.name}" if remote else home.lake, home.writable)
 
     def append(
         self, table: str, data: pa.Table, txn: tuple[str, int] | None = None, widen: bool = False
@@ -76,7 +78,7 @@ class Lake:
             found = self._open(table)
             if txn and found and _applied(found, txn[0]) >= txn[1]:
                 return False
-            if found and day and not len(data) and not found.file_uris([("day", "=", day)]):
+            if found and day and not txn and not len(data) and {"day": day} not in found.partitions():
                 return True  # it is empty already
             names = [f.name for f in found.schema().fields] if found else data.column_names
             if set(names) == set(data.column_names):
