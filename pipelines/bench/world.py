@@ -26,21 +26,21 @@ GOAL = 100_000  # impressions a CPU second
 
 def run(size: str = "small", days: int = 6, seed: int = 1) -> dict[str, Any]:
     """Figures of `days` days of a market of `size`: speed, click rate, what a perfect model would reach, memory."""
-    speed = _speed(size, days, seed)
-    short, long = (_peak_mb(size, n, seed) for n in (2, 6))
+    figures = speed(size, days, seed)
+    short, long = (peak_mb(size, n, seed) for n in (2, 6))
     return {
         "size": size,
         "days": days,
         "goal_impressions_per_cpu_second": GOAL,
-        **speed,
-        "speed_over_goal": round(speed["impressions_per_cpu_second"] / GOAL, 2),
+        **figures,
+        "speed_over_goal": round(figures["impressions_per_cpu_second"] / GOAL, 2),
         "peak_mb_2_days": short,
         "peak_mb_6_days": long,
         "peak_6_over_2_days": round(long / short, 3),
     }
 
 
-def _speed(size: str, days: int, seed: int) -> dict[str, Any]:
+def speed(size: str, days: int, seed: int) -> dict[str, Any]:
     from sklearn.metrics import log_loss, roc_auc_score
 
     world = World(WorldConfig.of(size, seed))
@@ -72,7 +72,7 @@ def _us(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.asarray(table[name].cast(pa.int64()).to_numpy())
 
 
-def _peak_mb(size: str, days: int, seed: int) -> float:
+def peak_mb(size: str, days: int, seed: int) -> float:
     """Most memory held by arrays (numpy, exact) and tables (Arrow, looked at every chunk) while a history is landed, MB."""
     tables: list[int] = []
     at_start = pa.total_allocated_bytes()
