@@ -1,0 +1,234 @@
+"""How well each feature alone orders clicks, day by day, and whether that jumped: the oldest sign of a feature that knows
+the answer.
+
+Pure: a `Dataset` in, tables of numbers and findings out.  Called by `monitoring.leakage`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from features.ids import uniform
+from infra.clock import DAY_US, day_name
+from models.contract import Dataset
+from monitoring.findings import Finding
+from monitoring.spread import shrink, two_sided_log10_p
+
+Array = npt.NDArray[Any]
+F64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+LEAST_CLICKS = 20  # a day with fewer clicks (or fewer rows without) gives no AUC
+# A change of AUC smaller than this is not called a jump, however certain: refreshing a counter's history moves it as much.
+TOLERANCE = 0.01
+# On a day that was audited before, at most this share of clicks is taken to have been revised since (about 2% come after the
+# attribution window closes or arrive later still), and a change of AUC below the second number is rounding.
+REVISED, REVISED_TOLERANCE = 0.05, 0.002
+BUDGET = 1 / 1000  # probability that the audit of one clean candidate set finds a jump, over all features and days
+# No single honest feature reaches this.  Whole models with all their features reach about 0.81 on Criteo and 0.79 on
+# Avazu (the BARS leaderboards: Zhu et al. 2022, "BARS: Towards Open Benchmarking for Recommender Systems").
+ABSOLUTE_CAP = 0.80
+SALT = 0x4C45414B
+IS_NULL, BY_RATE = " is null", " by click rate"  # endings of an AucTable's rows that are not a column's own values
+
+
+@dataclass(frozen=True, slots=True)
+class AucTable:
+    """AUC of each feature on each day: `auc` and `variance` are [features, days], NaN where a day had too few clicks.
+
+    Above 0.5: larger values (for categories: those clicked more often in other rows) are clicked more.  `NAME is null`
+    rows say how well being null alone orders clicks.
+    """
+
+    features: tuple[str, ...]
+    days: tuple[str, ...]
+    auc: F64
+    variance: F64
+    rows: tuple[int, ...]  # [days]
+    clicks: tuple[int, ...]  # [days]
+
+    def as_json(self) -> dict[str, Any]:
+        """A dict of JSON types; NaN as None."""
+
+        def plain(values: F64) -> list[list[float | None]]:
+            return [[None if np.isnan(v) else float(v) for v in row] for row in values]
+
+        return {"features": list(self.features), "days": list(self.days), "auc": plain(self.auc),
+                "variance": plain(self.variance), "rows": list(self.rows), "clicks": list(self.clicks)}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "AucTable":
+        """What `as_json` gave."""
+        shape = (len(raw["features"]), len(raw["days"]))
+        area, variance = (np.array(raw[name], dtype=np.float64).reshape(shape) for name in ("auc", "variance"))
+        return cls(tuple(raw["features"]), tuple(raw["days"]), area, variance, tuple(raw["rows"]), tuple(raw["clicks"]))
+
+
+def auc(values: Array, label: Bool) -> tuple[float, float]:
+    """Area under the ROC curve of values [n] (ties count half) and its variance for independent rows (DeLong et al. 1988).
+
+    NaN for both where a class has fewer than two rows.
+    """
+    positives, negatives = int(label.sum()), int((~label).sum())
+    if positives < 2 or negatives < 2:
+        return np.nan, np.nan
+    ranks = stats.rankdata(values)
+    above = (ranks[label] - stats.rankdata(values[label])) / negatives  # share of the other class below each positive
+    below = 1.0 - (ranks[~label] - stats.rankdata(values[~label])) / positives
+    return float(above.mean()), float(above.var(ddof=1) / positives + below.var(ddof=1) / negatives)
+
+
+def click_rates(values: Array, label: Bool, row_id: npt.NDArray[np.int64]) -> F64:
+    """Categories as numbers: for each row the smoothed click rate of its category among the rows of the other half (by
+    hashed id)."""
+    _, codes = np.unique(values, return_inverse=True)
+    half = uniform(row_id, SALT) < 0.5
+    size, prior = int(codes.max()) + 1, float(label.mean())
+    rates = np.empty(len(codes))
+    for mine in (half, ~half):
+        shown = np.bincount(codes[~mine], minlength=size)
+        clicked = np.bincount(codes[~mine], weights=label[~mine], minlength=size)
+        rates[mine] = ((clicked + 20 * prior) / (shown + 20))[codes[mine]]
+    return rates
+
+
+def auc_by_day(data: Dataset) -> AucTable:
+    """AUC of every one-dimensional column of `data` on every event day, nulls lowest; and of being null, where a column
+    has nulls.
+
+    Columns of strings or whole numbers go through `click_rates`; sequences are left out.
+    """
+    label = data.label.astype(bool)
+    day = data.time_us // DAY_US
+    days = np.unique(day)
+    rows = [np.flatnonzero(day == d) for d in days]
+    enough: list[bool] = [bool(min(label[r].sum(), (~label[r]).sum()) >= LEAST_CLICKS) for r in rows]
+    names: list[str] = []
+    found: list[list[tuple[float, float]]] = []
+
+    def add(name: str, values: Array) -> None:
+        names.append(name)
+        found.append([auc(values[r], label[r]) if ok else (np.nan, np.nan) for r, ok in zip(rows, enough, strict=True)])
+
+    for name, values in data.columns.items():
+        if values.ndim != 1:
+            continue
+        if values.dtype.kind != "f":
+            add(f"{name}{BY_RATE}", click_rates(values, label, data.row_id))
+            continue
+        null = ~np.isfinite(values)
+        add(name, np.where(null, -np.inf, values))
+        if null.any() and not null.all():
+            add(f"{name}{IS_NULL}", null.astype(np.float64))
+    table = np.array(found, dtype=np.float64).reshape(len(names), len(days), 2)
+    return AucTable(
+        tuple(names), tuple(day_name(int(d) * DAY_US) for d in days), table[:, :, 0], table[:, :, 1],
+        tuple(len(r) for r in rows), tuple(int(label[r].sum()) for r in rows),
+    )  # fmt: skip
+
+
+def column_of(feature: str) -> str:
+    """The column behind a row of an `AucTable`."""
+    return feature.removesuffix(IS_NULL).removesuffix(BY_RATE)
+
+
+def jumps(candidate: AucTable, reference: AucTable, budget: float = BUDGET) -> list[Finding]:
+    """Features whose AUC on the candidate's days, together or on one of them, left the range the reference's days lead
+    to expect, or whose AUC changed on the very days that the reference holds too.
+
+    The day-to-day spread beyond sampling luck is learned from the reference and shrunk over features
+    (`monitoring.spread.shrink`); on shared days with the same rows only revised labels may move an AUC.  `budget` is
+    shared by all of it (Bonferroni).  A feature that the reference lacks is left to `above_cap`.
+    """
+    shared = [name for name in candidate.features if name in reference.features]
+    pick_now = [candidate.features.index(name) for name in shared]
+    pick_then = [reference.features.index(name) for name in shared]
+    dated_now: Bool = np.asarray(np.isfinite(candidate.auc[pick_now]).all(axis=0))
+    dated_then: Bool = np.asarray(np.isfinite(reference.auc[pick_then]).all(axis=0))
+    if not shared or dated_now.sum() < 1 or dated_then.sum() < 2:
+        return []
+    now, now_variance = candidate.auc[pick_now][:, dated_now], candidate.variance[pick_now][:, dated_now] + 1e-12
+    then, then_variance = reference.auc[pick_then][:, dated_then], reference.variance[pick_then][:, dated_then] + 1e-12
+    days = [day for day, ok in zip(candidate.days, dated_now.tolist(), strict=True) if ok]
+    past = [day for day, ok in zip(reference.days, dated_then.tolist(), strict=True) if ok]
+
+    usual = then.mean(axis=1)
+    usual_variance = then_variance.mean(axis=1) / then.shape[1]
+    factor, freedom = shrink(
+        np.square(then - usual[:, None]).sum(axis=1) / (then.shape[1] - 1) / then_variance.mean(axis=1), then.shape[1] - 1.0
+    )
+    factor = np.maximum(factor, 1.0)
+    change = np.column_stack([now.mean(axis=1), now]) - usual[:, None]
+    scale = np.column_stack([now_variance.mean(axis=1) / now.shape[1], now_variance]) + usual_variance[:, None]
+    t = np.maximum(np.abs(change) - TOLERANCE, 0.0) / np.sqrt(factor[:, None] * scale)
+    log_p = two_sided_log10_p(t, freedom)
+    spans = ["all", *days]
+
+    again = _same_days(candidate, reference, days, past)
+    if again:
+        here, there = [days.index(day) for day in again], [past.index(day) for day in again]
+        moved = (now[:, here] - then[:, there]).mean(axis=1)
+        # Click rates by category depend on all rows of a set, so on its other days too.
+        moved[[name.endswith(BY_RATE) for name in shared]] = 0.0
+        revised = np.sqrt(REVISED * now_variance[:, here].mean(axis=1) / len(again))
+        change = np.column_stack([change, moved])
+        t = np.column_stack([t, np.maximum(np.abs(moved) - REVISED_TOLERANCE, 0.0) / revised])
+        log_p = np.column_stack([log_p, two_sided_log10_p(t[:, -1], freedom)])
+        spans.append("days audited before")
+
+    limit = float(np.log10(budget / log_p.size))
+    found = []
+    for i, name in enumerate(shared):
+        worst = int(np.argmin(log_p[i]))
+        if log_p[i, worst] > limit:
+            continue
+        alone = np.abs(change[i, 1 : len(days) + 1]) > np.abs(change[i, worst]) / 2
+        found.append(
+            Finding("auc-jump", "label-leakage", column_of(name), "page", {
+                "feature": name, "auc": float(usual[i] + change[i, worst]), "usual": float(usual[i]), "days": spans[worst],
+                "t": float(t[i, worst]), "log10_p": float(log_p[i, worst]), "limit_log10_p": limit,
+                "reference_days": len(past),
+            }, days[int(np.argmax(alone))] if alone.any() else days[0], float(log_p[i, worst] / limit))
+        )  # fmt: skip
+    return found
+
+
+def _same_days(candidate: AucTable, reference: AucTable, days: Sequence[str], past: Sequence[str]) -> list[str]:
+    """Days in both tables with the same rows, and clicks that differ by no more than late ones explain."""
+    counts = {day: (r, c) for day, r, c in zip(reference.days, reference.rows, reference.clicks, strict=True)}
+    same = []
+    for day, rows, clicks in zip(candidate.days, candidate.rows, candidate.clicks, strict=True):
+        before = counts.get(day)
+        if day in days and day in past and before and before[0] == rows and abs(before[1] - clicks) <= REVISED * clicks:
+            same.append(day)
+    return same
+
+
+def above_cap(candidate: AucTable, slow: Sequence[str] = ()) -> list[Finding]:
+    """Features that order clicks better than an honest one can, for candidates without history.
+
+    The limit of a feature: half, plus twice the excess over half of the third best of the other features, at least
+    0.15; never more than `ABSOLUTE_CAP`.  With `slow` (features fixed long before the request, which cannot hold its
+    click) those alone are the others.
+    """
+    with_days = np.isfinite(candidate.auc).any(axis=1)
+    excess = np.zeros(len(candidate.features))
+    excess[with_days] = np.abs(np.nanmean(candidate.auc[with_days], axis=1) - 0.5)
+    found = []
+    for i, name in enumerate(candidate.features):
+        others = [e for e, other in zip(excess, candidate.features, strict=True)
+                  if column_of(other) != column_of(name) and (not slow or other in slow)]  # fmt: skip
+        honest = sorted(others, reverse=True)[2] if len(others) >= 3 else 0.0
+        limit = min(max(2 * honest, 0.2), ABSOLUTE_CAP - 0.5)
+        if excess[i] > limit:
+            found.append(
+                Finding("auc-cap", "label-leakage", column_of(name), "page", {
+                    "feature": name, "auc": float(0.5 + excess[i]), "limit": float(0.5 + limit),
+                    "third_best_other": float(0.5 + honest),
+                }, candidate.days[0], float(excess[i] / limit))
+            )  # fmt: skip
+    return found
