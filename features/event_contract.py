@@ -70,6 +70,7 @@ def check(
     are text, as from a CSV file, they are parsed.  A row is refused for the first rule it breaks; of rows with one id the first
     that breaks none is accepted.  Raises WrongColumns where the batch as a whole has another shape."""
     schema = event_schema(stream, context_columns)
+    table = pa.table([_plain(column) for column in table.columns], names=table.column_names)
     typed, unreadable = _conform(stream, table, schema)
     window = Window(since_us, now_us)
     broken = [(Rule(name, must, fix, lambda t, w: None), mask) for name, must, fix, mask in unreadable]
@@ -126,8 +127,6 @@ def _printable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column as text can show it: bytes that are not UTF-8 escaped, numbers that JSON lacks (nan, inf) as text."""
     if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column)).as_py():
         return pc.cast(column, pa.string())
-    if pa.types.is_dictionary(column.type):
-        column = pc.cast(column, column.type.value_type)
     if _is_text(column.type):
         codes = column.combine_chunks().cast(pa.binary()).dictionary_encode()
         decoded = [value.decode(errors="backslashreplace") for value in codes.dictionary.to_pylist()]
@@ -164,10 +163,7 @@ def _conform(stream: str, table: pa.Table, schema: pa.Schema) -> tuple[pa.Table,
 
 def _as_type(column: pa.ChunkedArray, field: pa.Field, as_text: bool) -> tuple[pa.ChunkedArray, Mask | None]:
     """A column in the type of `field`, and where a value could not be converted (None: nowhere)."""
-    want = field.type
-    if pa.types.is_dictionary(column.type):
-        column = pc.cast(column, column.type.value_type)
-    have = column.type
+    want, have = field.type, column.type
     if want == pa.string() and _is_text(have):
         text, bad = _valid_text(column)
         return (pc.if_else(pc.equal(text, ""), None, text) if as_text and field.nullable else text), bad
@@ -187,6 +183,15 @@ def _as_type(column: pa.ChunkedArray, field: pa.Field, as_text: bool) -> tuple[p
     if pa.types.is_timestamp(want) and pa.types.is_timestamp(have) and have.tz:
         return pc.cast(column, want, safe=False), None
     raise WrongColumns(f"column {field.name!r} is {have}, as in {column[:1].to_pylist()}; write it as {_wanted(field)}")
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dictionaries and views as plain arrays, which every kernel takes."""
+    if pa.types.is_dictionary(column.type):
+        column = pc.cast(column, column.type.value_type)
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        column = pc.cast(column, pa.large_binary())
+    return column
 
 
 def _valid_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Mask | None]:
@@ -225,16 +230,7 @@ def _parsed(text: pa.ChunkedArray, want: pa.DataType) -> tuple[pa.ChunkedArray, 
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_string_view,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-        )
-    )
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _wanted(field: pa.Field) -> str:

@@ -53,7 +53,7 @@ def read(path: Path) -> pa.Table:
     if path.stat().st_size == 0:
         raise UnreadableFile("the file is empty; deliver it again, or remove it if nothing happened")
     try:
-        return pq.ParquetFile(path).read() if path.suffix == ".parquet" else _read_csv(path)
+        return pq.ParquetFile(path, page_checksum_verification=True).read() if path.suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UnreadableFile(f"it is not a whole {path.suffix[1:]} file ({first_line}); deliver it again") from error
