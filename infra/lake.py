@@ -74,6 +74,7 @@ class Lake:
     ) -> bool:
         if not self.writable:
             raise ReadOnlyHome(f"{self._uri(table)} is read-only here: a drill may write only to its own branch")
+        data = data.combine_chunks()  # deltalake 1.6 writes the chunks of a table in any order, rows of one chunk in theirs
         for attempt in range(_TRIES):
             found = self._open(table)
             if txn and found and _applied(found, txn[0]) >= txn[1]:

@@ -60,7 +60,7 @@ def read(path: Path) -> pa.Table:
 
 
 def _read_csv(path: Path) -> pa.Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        names = next(csv.reader(file))
+    with path.open("rb") as file:
+        names = next(csv.reader([file.readline().decode("utf-8-sig")]))
     convert = pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()))
     return pcsv.read_csv(path, convert_options=convert, parse_options=pcsv.ParseOptions(newlines_in_values=True))

@@ -125,6 +125,14 @@ def test_rows_come_in_order_of_day_and_commit(lake: Lake) -> None:
     assert ids(lake) == [2, 3, 6, 7, 10, 11, 0, 1, 4, 5, 8, 9]
 
 
+def test_rows_of_a_table_in_chunks_keep_their_order(lake: Lake) -> None:
+    rows = clicks(*range(60_000))
+    lake.replace_day(
+        "clicks", "2026-01-05", pa.concat_tables([rows.slice(start, 10_000) for start in range(0, 60_000, 10_000)])
+    )
+    assert ids(lake) == list(range(60_000))
+
+
 def test_duckdb_reads_a_scan_and_filters_to_the_microsecond(lake: Lake) -> None:
     lake.replace_day("clicks", "2026-01-05", clicks(1, at=NOON + 1_234_999))
     scan = lake.scan("clicks")

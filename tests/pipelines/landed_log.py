@@ -55,17 +55,20 @@ def log_of_day(number: int, requests: int = 40, seed: int = 0) -> dict[str, pa.T
             schema=REQUESTS,
         ),
         "impressions": pa.table(
-            [impression, shown, times(shown_at), times(shown_at + SECOND_US), np.repeat(np.arange(requests), 2), luck.integers(0, 99, n),
-             slot, np.full(n, 20), luck.random(n), luck.uniform(0.01, 1, n), ["logging"] * n, luck.random(n) < 0.1],
+            [impression, shown, times(shown_at), times(shown_at + SECOND_US), np.repeat(np.arange(requests), 2),
+             luck.integers(0, 99, n), slot, np.full(n, 20), luck.random(n),
+             luck.uniform(0.01, 1, n), ["logging"] * n, luck.random(n) < 0.1],
             schema=IMPRESSIONS,
         ).append_column("device", [["mobile"] * n]).append_column("placement", [["top"] * n])
         .append_column("page_topic", [luck.integers(0, 24, n)]),
         "clicks": pa.table(
-            [derived_id(impression[clicked], 7), impression[clicked], times(clicked_at), times(clicked_at + MINUTE_US)], schema=CLICKS
+            [derived_id(impression[clicked], 7), impression[clicked], times(clicked_at), times(clicked_at + MINUTE_US)],
+            schema=CLICKS,
         ),
         "users": pa.table([[number], times(np.array([begin])), times(np.array([begin])), [30], ["NL"]], schema=USERS),
         "ads": pa.table(
-            [ads, times(np.full(3, begin)), times(np.full(3, begin)), ads, ads, [0, 1, 2], ["banner"] * 3, [1.0, 2.0, 3.0]], schema=ADS
+            [ads, times(np.full(3, begin)), times(np.full(3, begin)), ads, ads, [0, 1, 2], ["banner"] * 3, [1.0, 2.0, 3.0]],
+            schema=ADS,
         ),
     }  # fmt: skip
 
