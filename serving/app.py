@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from features.catalogue import Kind
+from infra.errors import ExplainedError
 from infra.settings import Settings
 from serving.messages import (
     ErrorAnswer,
@@ -154,8 +155,12 @@ async def _load(load: Callable[[], Service], state: _State, metrics: ServingMetr
     """Load in a thread, so that /healthz answers meanwhile; a failure is kept for /readyz rather than ending the process."""
     try:
         service = await asyncio.to_thread(load)
-    except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
-        _log.exception("the model could not be loaded")
+    except ExplainedError as error:
+        _log.error("no model could be loaded: %s", error)
+        state.failure = str(error)
+        return
+    except Exception as error:  # whatever it is, /readyz says it
+        _log.exception("no model could be loaded")
         state.failure = f"{type(error).__name__}: {error}"
         return
     about = service.description

@@ -1,0 +1,95 @@
+"""`clickproof serve`: the endpoint on a host and port, with the champion and the online store of a home."""
+
+import copy
+import gc
+import logging
+from typing import Any, cast
+
+import numpy as np
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from features.batch import FeatureSource
+from features.catalogue import Entity
+from features.online import OnlineSource
+from infra.clock import Clock, LakeClock, SystemClock
+from infra.errors import ExplainedError
+from infra.home import Home
+from infra.lake import watermark_us
+from infra.settings import Settings
+from models.artefact import Artefact
+from serving.app import Service, create_app
+from serving.assignment import Assignment
+from serving.champion import champion
+from serving.messages import ModelAnswer, context_kinds, context_names
+from serving.policy import Policy, policy_of
+from serving.prediction_log import PredictionLog
+from serving.scorer import RankRequest, Scorer, candidate_rows, fetch
+
+# An A/A experiment: both arms get the champion, so that assignment, its log and its checks are in use before the first A/B.
+ARMS, WEIGHTS = ("a", "b"), (0.5, 0.5)
+WARM_UP_ROWS = 20
+
+_log = logging.getLogger("clickproof.serving")
+
+
+def serve(home: Home, settings: Settings) -> None:
+    """Answer requests until the process is told to stop (SIGINT or SIGTERM); the log is closed then.
+
+    Exits with status 1 where the port is taken.
+    """
+    app = create_app(lambda: load_service(home, settings), settings)
+    logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
+    logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs)
+
+
+def load_service(home: Home, settings: Settings) -> Service:
+    """The champion of a home with its online store, ready and warm.  Raises where a home has no champion or no features."""
+    artefact = champion(home, settings.threads)
+    context = context_names(artefact.spec.names)
+    source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
+    policy = policy_of(settings.epsilon)
+    clock = server_clock(home, settings)
+    assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)
+    warm_up(source, artefact, clock)
+    scorer = Scorer(source, artefact, policy, assignment, PredictionLog(home), clock)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: the collector need not look at it again and again
+    _log.info(
+        "serving %s model %s with policy %s, %d thread(s), on %s; log %s",
+        artefact.family, artefact.hash, policy.name, settings.threads, clock, scorer.log.path if scorer.log else None,
+    )  # fmt: skip
+    return Service(scorer, context_kinds(context), describe(artefact, context, policy, assignment))
+
+
+def server_clock(home: Home, settings: Settings) -> Clock:
+    """The clock that the settings ask for.  Raises ExplainedError for a name that doesn't exist."""
+    if settings.clock == "system":
+        return SystemClock()
+    if settings.clock == "lake":
+        return LakeClock(watermark_us(home))
+    raise ExplainedError(f"CLICKPROOF_CLOCK is {settings.clock!r}; it can be lake or system")
+
+
+def warm_up(source: FeatureSource, artefact: Artefact, clock: Clock) -> None:
+    """One request of someone unknown, not logged: the first real one should not pay for imports, caches and allocations."""
+    kinds = context_kinds(context_names(artefact.spec.names))
+    context: dict[str, str | int] = {name: "" if kind == "string" else -1 for name, kind in kinds.items()}
+    request = RankRequest(user_id=-1, ad_id=np.arange(WARM_UP_ROWS), slots=1, context=context)
+    batch = fetch(source, candidate_rows(request, clock.now_us()))
+    artefact.probability(artefact.score(batch.columns), np.zeros(WARM_UP_ROWS, np.int64))
+
+
+def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assignment: Assignment) -> ModelAnswer:
+    """What GET /v1/model says."""
+    spec = artefact.spec
+    return ModelAnswer(
+        artefact.hash,
+        artefact.encoder_hash,
+        artefact.family,
+        {"categorical": list(spec.categorical), "numeric": list(spec.numeric), "sequence": list(spec.sequence)},
+        {name: "string" if kind == "string" else "integer" for name, kind in context_kinds(context).items()},
+        policy.name,
+        dict(zip(assignment.arms, assignment.weights, strict=True)),
+    )
