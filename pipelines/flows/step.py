@@ -26,6 +26,6 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
             with STEPS.step(name):
                 return work(*args, **kwargs)
 
-        return task(timed, name=name, retries=retries, retry_delay_seconds=2, cache_policy=NO_CACHE)
+        return task(name=name, retries=retries, retry_delay_seconds=2, cache_policy=NO_CACHE)(timed)
 
     return make

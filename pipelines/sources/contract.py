@@ -18,7 +18,7 @@ from infra.home import Home
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Whole days, counted from the first day with data: [0, features) only feeds features; then train, valid, calibrate, test."""
+    """Whole days from the first day with data: the first ones only feed features; then train, valid, calibrate, test."""
 
     features: int
     train: int
