@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.fs as pfs
 from deltalake.fs import DeltaStorageHandler
 
+from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
 
@@ -28,12 +29,12 @@ def create(base: Home, name: str) -> Home:
     """A writable branch of `base` in base.branches/NAME, with the content of this moment.
 
     `base` may be read-only: a drill opens it as `Home(root, writable=False)`.  Where the base's lake is an object store, its
-    tables are downloaded into the branch.  ValueError for a name unfit for a folder, FileExistsError where it is taken."""
+    tables are downloaded into the branch.  ValueError for a name unfit for a folder, ExplainedError where it is taken."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a branch; use letters, digits, dots, dashes and underscores")
     branch = Home(base.branches / name)
     if branch.root.exists():
-        raise FileExistsError(f"the branch {name!r} exists at {branch.root}; heal it (drop it) first, or choose another name")
+        raise ExplainedError(f"the branch {name!r} exists at {branch.root}; heal it (drop it) first, or choose another name")
     making = Home(base.branches / f".{name}.making")  # moved into place when complete
     shutil.rmtree(making.root, ignore_errors=True)
     making.root.mkdir(parents=True)

@@ -19,6 +19,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
 from infra.clock import to_us
+from infra.errors import ExplainedError
 from infra.home import Home, ReadOnlyHome
 from infra.settings import settings
 
@@ -26,7 +27,7 @@ EVENT_TABLES = ("requests", "impressions", "clicks", "users", "ads")
 _TRIES = 5  # commits that meet another writer's commit are tried again this often
 
 
-class MissingTable(LookupError):
+class MissingTable(ExplainedError, LookupError):
     """A table was read that nothing has written yet."""
 
 

@@ -19,6 +19,7 @@ from features.event_contract import QUARANTINE, Origin, WrongColumns, check, ref
 from features.event_rules import event_schema
 from features.schemas import KEYS
 from infra.clock import DAY_US
+from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
 from pipelines import landing
@@ -70,6 +71,7 @@ def ingested_days(home: Home) -> list[str]:
 
 def ingest_day(home: Home, spec: SourceSpec, day: str) -> IngestCounts:
     """Bring one landed day into the lake; all landed days before it must be there.  Returns what became of its rows.
+    Raises ExplainedError where an earlier day is missing, ReadOnlyHome in a drill's base.
 
     Where neither its files nor an earlier day have changed since, nothing is written and the recorded counts are returned.
     Files that were put right and landed again change their day; `ingest_all` then also does the days after it."""
@@ -77,7 +79,9 @@ def ingest_day(home: Home, spec: SourceSpec, day: str) -> IngestCounts:
     done = _ledger(lake)
     for earlier in landing.days(home, spec.streams):
         if earlier < day and earlier not in done:
-            raise ValueError(f"{earlier} was landed but never ingested; days go in order: `clickproof ingest` does them all")
+            raise ExplainedError(
+                f"{earlier} was landed but never ingested; days go in order: `clickproof ingest` does them all"
+            )
     return _day(home, lake, spec, day, done, None)[0]
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from infra.errors import ExplainedError
 from infra.home import Home
 
 _DAY = re.compile(r"day=\d{4}-\d{2}-\d{2}")
@@ -24,11 +25,11 @@ class UnreadableFile(ValueError):
 
 
 def days(home: Home, streams: Iterable[str]) -> list[str]:
-    """Days that any of the streams has a folder for, in order; ValueError for a folder whose name is no day."""
+    """Days that any of the streams has a folder for, in order; ExplainedError for a folder whose name is no day."""
     folders = [path for stream in streams for path in (home.landing / stream).glob("day=*")]
     for folder in folders:
         if not _DAY.fullmatch(folder.name):
-            raise ValueError(f"{folder}: not a day; name it day=YYYY-MM-DD")
+            raise ExplainedError(f"{folder}: not a day; name it day=YYYY-MM-DD")
     return sorted({folder.name.removeprefix("day=") for folder in folders})
 
 

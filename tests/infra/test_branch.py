@@ -12,6 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from infra import branch
+from infra.errors import ExplainedError
 from infra.home import Home, ReadOnlyHome
 from infra.lake import Lake
 from infra.settings import Settings, use
@@ -173,7 +174,7 @@ def test_a_lake_behind_a_url_is_downloaded_into_the_branch(tmp_path: Path, monke
 
 def test_names_must_be_free_and_fit_for_a_folder(base: Home) -> None:
     branch.create(base, "drill")
-    with pytest.raises(FileExistsError, match="drop it"):
+    with pytest.raises(ExplainedError, match="drop it"):
         branch.create(base, "drill")
     for name in ("", "../up", ".hidden", "a/b"):
         with pytest.raises(ValueError):

@@ -14,6 +14,7 @@ from features.click_matching import WAIT_DAYS
 from features.schemas import CLICKS
 from infra import branch
 from infra.clock import DAY_US, HOUR_US
+from infra.errors import ExplainedError
 from infra.home import Home, ReadOnlyHome
 from infra.lake import Lake
 from pipelines.ingest import ingest_all, ingest_day, ingested_days
@@ -90,7 +91,7 @@ def test_day_by_day_equals_all_at_once(home: Home, tmp_path: Path) -> None:
 
 def test_days_go_in_order(home: Home) -> None:
     land_days(home, 2)
-    with pytest.raises(ValueError, match=rf"{day_of(0)} was landed but never ingested"):
+    with pytest.raises(ExplainedError, match=rf"{day_of(0)} was landed but never ingested"):
         ingest_day(home, SPEC, day_of(1))
 
 
@@ -234,7 +235,7 @@ def test_files_still_being_written_are_left_alone(home: Home) -> None:
 
 def test_a_folder_that_names_no_day_is_an_error(home: Home) -> None:
     (home.landing / "clicks/day=5-1-2026").mkdir(parents=True)
-    with pytest.raises(ValueError, match="day=5-1-2026: not a day"):
+    with pytest.raises(ExplainedError, match="day=5-1-2026: not a day"):
         ingest_all(home, SPEC, progress=False)
 
 
