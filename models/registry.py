@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.clock import to_datetime
-from infra.errors import ExplainedError
 from infra.home import Home
 from infra.settings import settings
 
@@ -214,14 +213,6 @@ class Registry:
 def alias_hash(home: Home, alias: str = CHAMPION) -> str | None:
     """The artefact hash that `alias` names in this home, None where it names nothing."""
     return Registry.of(home).alias_hash(alias)
-
-
-def promoted(home: Home, alias: str = CHAMPION) -> str:
-    """As `alias_hash`, but ExplainedError where the alias names nothing: for everything that needs a model to work."""
-    found = alias_hash(home, alias)
-    if found is None:
-        raise ExplainedError(f"no model has the alias {alias!r} in {home.root}; make one with: clickproof train")
-    return found
 
 
 def flat(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

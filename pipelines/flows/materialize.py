@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-from features.online_store import Written
 from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
@@ -27,13 +26,13 @@ def registry(home: Home, spec: SourceSpec) -> None:
 
 
 @step("online store", retries=2)
-def online(home: Home, spec: SourceSpec) -> dict[str, Written]:
+def online(home: Home, spec: SourceSpec) -> dict[str, int]:
     """The newest row of every entity into the online store."""
     return features.materialize_online(home, spec, watermark_us(home))
 
 
 @flow(name="materialize")
-def materialize(chosen: Settings) -> dict[str, Written]:
+def materialize(chosen: Settings) -> dict[str, int]:
     """Snapshots, registry, online store; rows written online, by view."""
     spec, home = source_of(chosen).spec, chosen.base()
     snapshots(home, spec)

@@ -6,16 +6,15 @@ from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
-from models.artefact import load
-from models.registry import promoted
 from pipelines.flows.step import step
 from serving.batch import ScoreCounts, score_day
+from serving.champion import champion
 
 
 @step("score", retries=1)
 def score_impressions(home: Home, day: str, threads: int) -> ScoreCounts:
     """The champion's probability for every impression that arrived on the day."""
-    return score_day(home, day, load(home.artefacts, promoted(home), threads=threads))
+    return score_day(home, day, champion(home, threads))
 
 
 @flow(name="score")

@@ -53,7 +53,7 @@ class WorldConfig:
     def of(cls, size: str, seed: int) -> "WorldConfig":
         """The configuration of a named size; ExplainedError names the sizes there are."""
         if size == "tiny":
-            return cls("tiny", seed, 12, 4_000, 600, 120, Split(5, 3, 1, 1, 1))
+            return cls("tiny", seed, 14, 4_000, 600, 120, Split(5, 3, 1, 2, 2))
         if size == "small":
             return cls("small", seed, 28, 50_000, 12_000, 1_500, Split(14, 5, 1, 1, 6))
         if size == "large":
