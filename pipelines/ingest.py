@@ -154,35 +154,34 @@ def _delivered(
 ) -> tuple[pa.Table, StreamCounts]:  # fmt: skip
     """New rows of a stream's day that keep the contract, with the columns file and row; adds the others to `refused`."""
     begin_us = int(np.datetime64(day, "us").astype(np.int64))
-    batches, files, refused_files, delivered, quarantined, duplicates = (
-        [_with_origin(event_schema(stream, spec.context).empty_table(), "", _NO_ROWS)],
-        0,
-        0,
-        0,
-        0,
-        0,
-    )
-    for path in landing.files(home, stream, day):
-        files += 1
+    landed = landing.files(home, stream, day)
+    batches = [_with_origin(event_schema(stream, spec.context).empty_table(), "", _NO_ROWS)]
+    delivered, checks = 0, []
+    for path in landed:
         name = str(path.relative_to(home.landing))
         try:
             table = landing.read(path)
             origin = Origin([name], np.zeros(len(table), np.int64), np.arange(len(table)))
             checked = check(stream, table, begin_us + DAY_US - 1, spec.context, since_us=begin_us, origin=origin)
         except (landing.UnreadableFile, WrongColumns) as error:
-            refused_files += 1
             refused.append(refused_file(stream, name, "must be a whole file of the stream's columns", f"{name}: {error}"))
             continue
         delivered += len(table)
-        quarantined += len(checked.quarantined)
-        duplicates += checked.duplicates
+        checks.append(checked)
         refused.append(checked.quarantined)
         batches.append(_with_origin(checked.accepted, name, checked.rows))
     rows = pa.concat_tables(batches)
     ids = rows[KEYS[stream]].to_numpy()
     first = np.sort(np.unique(ids, return_index=True)[1])
     new = first[~among(ids[first], known.ids[stream])]
-    counts = StreamCounts(files, refused_files, delivered, 0, len(new), quarantined, duplicates + len(ids) - len(new))
+    counts = StreamCounts(
+        files=len(landed),
+        refused_files=len(landed) - len(checks),
+        delivered=delivered,
+        accepted=len(new),
+        quarantined=sum(len(checked.quarantined) for checked in checks),
+        duplicates=sum(checked.duplicates for checked in checks) + len(ids) - len(new),
+    )
     return rows.take(new), counts
 
 
