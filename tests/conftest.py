@@ -1,0 +1,56 @@
+"""Fixtures of all rooms.  That this file is here also puts tests/ on the import path, for `made_up_lake`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import settings as settings_room
+from infra.home import Home
+from infra.settings import Settings
+
+
+@dataclass(frozen=True)
+class MainJob:
+    """What `clickproof train --size tiny --json` left and said."""
+
+    settings: Settings
+    home: Home
+    result: dict[str, Any]
+    said: str  # on standard error
+
+
+def clickproof(*arguments: str, home: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does; fails the test with its output where it ends with another status."""
+    command = [Path(sys.executable).with_name("clickproof"), *arguments, "--home", home]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == status, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
+    """The main job at size tiny, run once a session as users run it.  Tests that write to its home work on a branch."""
+    state = tmp_path_factory.mktemp("state")
+    done = clickproof("train", "--size", "tiny", "--json", home=state)
+    chosen = Settings(home=state, size="tiny")
+    return MainJob(chosen, chosen.base(), json.loads(done.stdout.splitlines()[-1]), done.stderr)
+
+
+@pytest.fixture(scope="session")
+def tiny_home(main_job: MainJob) -> Home:
+    """A home with everything in it: events, features, online store, champion.  Not to be written."""
+    return Home(main_job.home.root, writable=False)
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_left_as_found() -> Iterator[None]:
+    """A test that makes settings of its own does not leave them to the next."""
+    before = list(settings_room._in_use)
+    yield
+    settings_room._in_use[:] = before
