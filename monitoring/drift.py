@@ -35,6 +35,7 @@ class Column:
     name: str
     kind: Literal["numeric", "categorical"]
     family: str
+    units: str | None = None  # column of the things that come and go as one, where they are few: campaigns decide on categories
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,10 @@ def _null(values: Array) -> npt.NDArray[np.bool_]:
     return values == "" if values.dtype.kind in "UT" else values < 0
 
 
-def _numbers(bins: Bins, values: Array) -> tuple[F64, F64]:
-    """Daily numbers of one column: shares as asin(sqrt(share)), whose variance is 1 / 4n whatever the share; the mean
-    log as it is."""
+def _numbers(bins: Bins, values: Array, independent: float) -> tuple[F64, F64]:
+    """Daily numbers of one column, and their variance if it had so many independent rows: shares as asin(sqrt(share)), whose
+    variance is 1 / 4n whatever the share; the mean log as it is.
+    """
     rows = max(len(values), 1)
     null = _null(values)
     known = values[~null]
@@ -93,22 +95,31 @@ def _numbers(bins: Bins, values: Array) -> tuple[F64, F64]:
         hit = bins.cuts[np.minimum(place, len(bins.cuts) - 1)] == known if len(bins.cuts) else np.zeros(len(known), bool)
         counts = np.bincount(np.where(hit, place, len(bins.cuts)), minlength=len(bins.cuts) + 1)
         shares = np.append(counts, null.sum()) / rows
-        return np.arcsin(np.sqrt(shares)), np.full(len(shares), 0.25 / rows)
+        return np.arcsin(np.sqrt(shares)), np.full(len(shares), 0.25 / independent)
     known = known.astype(np.float64)
     counts = np.bincount(np.searchsorted(bins.cuts, known, side="right"), minlength=len(bins.cuts) + 1)
     shares = np.append(counts, (null.sum(), (known == 0).sum())) / rows
     logs = np.sign(known) * np.log1p(np.abs(known))
     few = len(known) < 2
     value = np.append(np.arcsin(np.sqrt(shares)), 0.0 if few else logs.mean())
-    variance = np.append(np.full(len(shares), 0.25 / rows), 1.0 if few else logs.var() / len(known) + 1e-12)
+    of_mean = 1.0 if few else logs.var() / min(len(known), independent) + 1e-12
+    variance = np.append(np.full(len(shares), 0.25 / independent), of_mean)
     return value, variance
 
 
 def summarise(day: str, bins: Sequence[Bins], columns: Mapping[str, Array]) -> Summary:
     """The daily numbers of every column, in the order of `bins`."""
-    numbers = [_numbers(cuts, columns[cuts.column.name]) for cuts in bins]
+    numbers = [_numbers(b, columns[b.column.name], _independent(columns, b.column)) for b in bins]
     rows = len(columns[bins[0].column.name])
     return Summary(day, rows, np.concatenate([n[0] for n in numbers]), np.concatenate([n[1] for n in numbers]))
+
+
+def _independent(columns: Mapping[str, Array], column: Column) -> float:
+    """How many independent rows a column is worth: its rows, or the effective number of its units, (sum n)^2 / sum n^2 (Kish)."""
+    if column.units is None:
+        return float(max(len(columns[column.name]), 1))
+    counts = np.unique(columns[column.units], return_counts=True)[1].astype(np.float64)
+    return float(max(counts.sum(), 1.0) ** 2 / max(np.square(counts).sum(), 1.0))
 
 
 def _plain(part: str, value: float) -> float:
