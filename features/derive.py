@@ -60,20 +60,25 @@ def derive(stored: Mapping[str, Array], requests: RequestBatch) -> dict[str, Arr
     decayed on to the request), the derived features whose inputs are there, and the request's own user, ad and context.
     """
     columns: dict[str, Array] = {"user_id": requests.user_id, "ad_id": requests.ad_id, **requests.context}
-    for view in VIEWS:
-        if view.features[0].name in stored:
-            columns |= {f.name: stored[f.name] for f in view.features if f.use != "stored"}
+    columns |= {f.name: stored[f.name] for view in VIEWS for f in view.features if f.use != "stored" and f.name in stored}
     inputs = _Inputs(stored, requests)
     if "user_recent_until" in stored:
         for name, (_, half_life) in COUNTERS.items():
             if name in columns:
-                columns[name] = (stored[name] * inputs.decay(half_life)).astype(np.float32)
+                columns[name] = _single(stored[name] * inputs.decay(half_life))
     have = {*stored, *(f"request.{name}" for name in requests.context)}
     for feature in DERIVED:
         if have.issuperset(NEEDS[feature.name]):
             value = _RULES[feature.name](inputs)
-            columns[feature.name] = value.astype(np.int64 if feature.kind == "int" else np.float32)
+            columns[feature.name] = value.astype(np.int64) if feature.kind == "int" else _single(value)
     return columns
+
+
+def _single(value: F64) -> Array:
+    """The one cast to float32; NaNs get one sign, which would otherwise depend on a row's place in its SIMD lane."""
+    single = value.astype(np.float32)
+    single[np.isnan(single)] = np.nan
+    return single
 
 
 class _Inputs:

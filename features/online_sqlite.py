@@ -31,7 +31,7 @@ class SqliteStore:
         if home.writable:
             home.writing(path)
         elif not path.exists():
-            raise FileNotFoundError(f"{path} is not there: run clickproof features, which fills the online store")
+            raise FileNotFoundError(f"{path} is not there: run clickproof materialize, which fills the online store")
         self._writable = home.writable
         self._path = path
         uri = path.resolve().as_uri() + ("" if home.writable else "?mode=ro")

@@ -47,14 +47,16 @@ class OnlineStore(Protocol):
     def close(self) -> None: ...
 
 
-def open_store(home: Home, url: str | None = None) -> OnlineStore:
-    """The online store of a home: the SQLite file in it, or the Redis server of a URL (redis://HOST:PORT).
+def online_url(home: Home) -> str:
+    """CLICKPROOF_ONLINE_URL for the home that the settings name, nothing for any other: a branch keeps its own file, so a drill
+    can't reach the server that serves."""
+    return settings().online_url if home.root == settings().base().root else ""
 
-    Without `url` the setting CLICKPROOF_ONLINE_URL counts, and only for the home that the settings name: a branch keeps its own
-    file, so a drill can't reach the server that serves.
-    """
-    if url is None:
-        url = settings().online_url if home.root == settings().base().root else ""
+
+def open_store(home: Home, url: str | None = None) -> OnlineStore:
+    """The online store of a home: the SQLite file in it, or the Redis server of a URL (redis://HOST:PORT); without `url`, what
+    `online_url` says."""
+    url = online_url(home) if url is None else url
     if url.startswith("redis://"):
         from features.online_redis import RedisStore
 

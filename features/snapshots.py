@@ -130,7 +130,7 @@ def read(home: Home, view: str, day: str, columns: Sequence[str] | None = None) 
     """One day of a view, or some of its columns.  Raises FileNotFoundError naming the command that makes it."""
     path = day_path(home, view, day)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: materialise {day} first (clickproof features)")
+        raise FileNotFoundError(f"{path} is not there: materialise {day} first (clickproof materialize)")
     # Through an open file: a path with "day=" in it would add a partition column.
     with path.open("rb") as file:
         return pq.read_table(file, columns=None if columns is None else list(columns))

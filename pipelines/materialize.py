@@ -20,7 +20,7 @@ from features import aggregate, recent, snapshots
 from features.asof import asof_index
 from features.catalogue import VIEWS, Entity, View, view
 from features.day_events import Ads, day_events
-from features.online_store import Written, open_store, write
+from features.online_store import open_store, write
 from features.online_values import Mark
 from features.requests import context_column
 from infra.clock import DAY_US, day_name, to_datetime
@@ -166,7 +166,9 @@ def _previous(home: Home, lake: Lake, day: str) -> tuple[aggregate.State, recent
     path = _state_path(home, before)
     if not path.exists():
         if day > lake_days(lake)[0]:
-            raise ExplainedError(f"features of {day} build on those of {before}, which are not there: run clickproof features")
+            raise ExplainedError(
+                f"features of {day} build on those of {before}, which are not there: run clickproof materialize"
+            )
         return aggregate.empty_state(), recent.empty_state()
     groups: dict[str, dict[str, npt.NDArray[Any]]] = {}
     with np.load(path, allow_pickle=False) as arrays:
@@ -209,15 +211,15 @@ def _together(parts: Iterable[pa.Table], written: View) -> pa.Table:
     return pa.concat_tables([snapshots.schema(written).empty_table(), *parts])
 
 
-def materialize_online(home: Home, spec: SourceSpec, now_us: int, url: str | None = None) -> dict[str, Written]:
+def materialize_online(home: Home, spec: SourceSpec, now_us: int, url: str | None = None) -> dict[str, int]:
     """Feed the online store with what is visible at a moment: of every view the newest row of each entity, and the view's mark.
 
-    `url` as in `features.online_store.open_store`.  Rows that the store has newer ones of are refused and counted.
+    Entities written, by view; rows that the store has newer ones of are refused.  `url` as in `features.online_store.open_store`.
     """
     store = open_store(home, url)
     try:
         return {
-            fed.name: write(store, fed.name, newest_rows(home, fed, now_us), _mark(home, fed, now_us))
+            fed.name: write(store, fed.name, newest_rows(home, fed, now_us), _mark(home, fed, now_us)).written
             for fed in views_of(spec.entities)
         }
     finally:

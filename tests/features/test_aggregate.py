@@ -1,9 +1,9 @@
 """The daily views against sums over all events."""
 
 import numpy as np
+from event_days import DAYS, FIRST_US, Log, ads, clicks, days, impressions, logs
 from hypothesis import given, settings
 
-from event_days import DAYS, FIRST_US, Log, ads, clicks, days, impressions, logs
 from features import aggregate
 from features.aggregate import DELAY_US, HALF_LIFE_US, STRENGTH
 from features.day_events import Ads, day_events

@@ -14,9 +14,7 @@ asks = st.lists(st.tuples(st.integers(-1, 5), st.integers(-2, 22)), max_size=15)
 def brute_force(keys, times, row_keys, available, event):
     found = []
     for key, time in zip(keys, times, strict=True):
-        seen = [
-            (event[i], available[i], i) for i in range(len(row_keys)) if row_keys[i] == key and available[i] <= time
-        ]
+        seen = [(event[i], available[i], i) for i in range(len(row_keys)) if row_keys[i] == key and available[i] <= time]
         found.append(max(seen)[2] if seen else -1)
     return np.array(found, np.int64)
 

@@ -1,9 +1,9 @@
 """The push view against sums over all events that had arrived by each tick."""
 
 import numpy as np
+from event_days import ads, days, logs
 from hypothesis import given, settings
 
-from event_days import ads, days, logs
 from features import recent
 from features.catalogue import SEQUENCE_LENGTH
 from features.recent import COUNTERS, TICK_US
