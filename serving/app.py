@@ -159,7 +159,7 @@ async def _load(load: Callable[[], Service], state: _State, metrics: ServingMetr
         _log.error("no model could be loaded: %s", error)
         state.failure = str(error)
         return
-    except Exception as error:  # whatever it is, /readyz says it
+    except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
         _log.exception("no model could be loaded")
         state.failure = f"{type(error).__name__}: {error}"
         return

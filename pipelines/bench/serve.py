@@ -38,10 +38,10 @@ from serving.scorer import RankRequest, candidate_rows, fetch
 _SERVE = """
 import sys
 from pathlib import Path
+from infra.home import Home
 from infra.settings import Settings
 from serving.serve import serve
-chosen = Settings(home=Path(sys.argv[1]), port=int(sys.argv[2]))
-serve(chosen.base(), chosen)
+serve(Home(Path(sys.argv[1])), Settings(host="127.0.0.1", port=int(sys.argv[2])))
 """
 _NOOP = """
 import sys
@@ -228,6 +228,8 @@ def _wait_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
             last = b"no connection"
         if last.startswith(b"HTTP/1.1 200"):
             return
+        if b"no model could be loaded" in last:
+            break
         time.sleep(0.1)
     raise ExplainedError(f"the server was not ready after {START_S:g} s; /readyz said: {last.decode()[-500:]}")
 
