@@ -15,6 +15,7 @@ from models.contract import Dataset
 from models.importance import permutation_importance
 from models.registry import CHAMPION, Registry
 from models.train import Trained
+from monitoring.findings import Checks
 from pipelines.training import probability
 
 
@@ -44,6 +45,11 @@ def champion_of(home: Home) -> Artefact | None:
     """The artefact that serves now, None where nothing was ever promoted."""
     name = Registry.of(home).alias_hash(CHAMPION)
     return None if name is None else load(home.artefacts, name)
+
+
+def leakage_verdict(checks: Checks) -> dict[str, Any]:
+    """What the leakage audit found, in the form that the gates take."""
+    return {"passed": not checks.pages, "reasons": [str(finding) for finding in checks.pages]}
 
 
 def decide(candidate: Candidate, against: Comparator, test: Dataset, leakage: Mapping[str, Any]) -> gates.Decision:

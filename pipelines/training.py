@@ -11,6 +11,7 @@ import numpy as np
 
 from features.batch import RequestBatch
 from features.spec import feature_spec
+from infra.clock import HOUR_US
 from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings
@@ -18,6 +19,9 @@ from models import evaluate
 from models.artefact import Artefact
 from models.contract import Dataset, FeatureSpec
 from models.train import Trained, train_family
+from monitoring.auc import AucTable
+from monitoring.findings import Checks
+from monitoring.gate import judge as judge_leakage
 from pipelines.sources.contract import SourceSpec
 from pipelines.training_set import Window, build, select, split_windows
 from pipelines.truth import true_probability
@@ -52,6 +56,20 @@ def assemble(home: Home, source: SourceSpec, chosen: Settings, windows: dict[str
     parts = {name: select(made.data, window) for name, window in windows.items()}
     spec = FeatureSpec(names.categorical, names.numeric, names.sequence)
     return Parts(**parts, requests=made.requests, spec=spec, skipped_views=names.skipped_views)
+
+
+def audit(home: Home, source: SourceSpec, parts: Parts, as_of_us: int, attribution_hours: float) -> tuple[Checks, AucTable]:
+    """The leakage audit on a training set: what it found, and the AUC table that becomes the next reference if accepted."""
+    return judge_leakage(
+        home,
+        parts.by_name(),
+        parts.requests,
+        source.entities,
+        source.context,
+        SERVICE,
+        as_of_us,
+        int(attribution_hours * HOUR_US),
+    )
 
 
 def fit(family: str, parts: Parts, source: SourceSpec, seed: int, like: Artefact | None = None) -> Trained:

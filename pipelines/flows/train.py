@@ -4,16 +4,15 @@ from typing import Any
 
 from prefect import flow
 
-from infra.clock import HOUR_US
 from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.gates import Decision
 from models.train import Trained
+from monitoring.gate import accept
 from pipelines import promotion, training
 from pipelines.console import say
 from pipelines.flows.step import step
-from pipelines.leakage_gate import audit_parts, keep_reference
 from pipelines.promotion import Candidate, Comparator
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
@@ -21,7 +20,7 @@ from pipelines.training import FAMILIES, Parts
 from pipelines.training_set import Window
 
 assemble = step("training set")(training.assemble)
-audit = step("leakage audit")(audit_parts)
+audit = step("leakage audit")(training.audit)
 decide = step("gates")(promotion.decide)
 promote = step("promotion")(promotion.promote)
 
@@ -59,7 +58,7 @@ def train(chosen: Settings, windows: dict[str, Window] | None = None) -> dict[st
     home, spec = chosen.base(), source_of(chosen).spec
     at_us = watermark_us(home)
     parts = assemble(home, spec, chosen, windows)
-    verdict = audit(home, spec, parts, int(chosen.attribution_hours * HOUR_US))
+    checks, aucs = audit(home, spec, parts, at_us, chosen.attribution_hours)
     trained: dict[str, Trained] = {}
     for family in FAMILIES:
         trained[family] = fit(family, parts, spec, chosen.seed, next(iter(trained.values()), None))
@@ -67,11 +66,12 @@ def train(chosen: Settings, windows: dict[str, Window] | None = None) -> dict[st
     candidates = evaluate(home, spec, trained, parts)
     record(home, candidates, parts, training.lineage(home, chosen, parts), at_us)
     decisions: dict[str, Decision] = {
-        family: decide(candidate, against, parts.test, verdict.for_gates()) for family, candidate in candidates.items()
+        family: decide(candidate, against, parts.test, promotion.leakage_verdict(checks))
+        for family, candidate in candidates.items()
     }
     winner = promote(home, candidates, decisions, at_us)
     if winner:
-        keep_reference(home, verdict)
+        accept(home, aucs)
     for family, decision in decisions.items():
         say(f"{family}: {'passed' if decision.passed else 'not promoted'}\n  " + "\n  ".join(decision.reasons))
     return {
