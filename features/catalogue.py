@@ -162,7 +162,7 @@ DERIVED: tuple[Feature, ...] = (
     _f("hour_cos", "Cosine of the hour of day (UTC)."),
     _f("topic_match", "1 where the page's topic is the ad's category."),
     Feature("hour", "int", "categorical", "Hour of day (UTC), 0-23."),
-    Feature("weekday", "int", "categorical", "Day of week, 0 = Monday."),
+    _f("weekend", "1 on Saturday and Sunday (UTC)."),
 )
 
 # Part of the request itself.

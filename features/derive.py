@@ -42,7 +42,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "hour_cos": (),
     "topic_match": ("ad_category", "request.page_topic"),
     "hour": (),
-    "weekday": (),
+    "weekend": (),
 }
 
 
@@ -88,6 +88,7 @@ class _Inputs:
         self.stored = stored
         self.requests = requests
         self._cell: tuple[Array, Array] | None = None
+        self._decays: dict[int, F64] = {}
 
     def number(self, name: str) -> F64:
         return self.stored[name].astype(np.float64)
@@ -99,7 +100,9 @@ class _Inputs:
 
     def decay(self, half_life: int) -> F64:
         """By how much a counter of `user_recent` has decayed since it was written; NaN where there is no row."""
-        return np.exp2(-self.since_us("user_recent_until") / half_life)
+        if half_life not in self._decays:
+            self._decays[half_life] = np.exp2(-self.since_us("user_recent_until") / half_life)
+        return self._decays[half_life]
 
     def of_category(self, name: str) -> F64:
         """The value of a per-category array at the ad's category; NaN where the category is unknown."""
@@ -155,5 +158,5 @@ _RULES: dict[str, Callable[[_Inputs], npt.NDArray[Any]]] = {
     "hour_cos": lambda x: np.cos(2 * np.pi * x.day_fraction()),
     "topic_match": _topic_match,
     "hour": lambda x: x.requests.time_us % DAY_US // HOUR_US,
-    "weekday": lambda x: (x.requests.time_us // DAY_US + 3) % 7,  # 1970-01-01 was a Thursday
+    "weekend": lambda x: (x.requests.time_us // DAY_US + 3) % 7 >= 5,  # 1970-01-01 was a Thursday
 }

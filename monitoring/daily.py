@@ -24,7 +24,7 @@ from monitoring.findings import Checks
 REFERENCE_DAYS = 28
 SAMPLE = 8000  # impressions a day whose features are looked up
 # Ids turn over by themselves, and the day of the week is the same for all rows of a day: shares of their values say nothing.
-TURNOVER = ("user_id", "ad_id", "campaign_id", "advertiser_id", "weekday")
+TURNOVER = ("user_id", "ad_id", "campaign_id", "advertiser_id", "weekend")
 # The first word of a column's name -> whose history makes it vary together from day to day.
 FAMILIES = {
     "user": "user", "seconds": "user", "clicked": "user", "ad": "ad", "price": "ad", "campaign": "campaign", "hour": "time"

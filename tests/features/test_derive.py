@@ -131,7 +131,7 @@ def test_times_prices_matches_and_calendar():
     assert got["price_gap"] == pytest.approx(0.75)
     assert got["clicked_category_matches"] == 2
     assert got["topic_match"] == 1
-    assert (got["hour"], got["weekday"]) == (6, 3)
+    assert (got["hour"], got["weekend"]) == (6, 0.0)
     assert got["hour_sin"] == pytest.approx(1)
     assert got["hour_cos"] == pytest.approx(0, abs=1e-7)
 
