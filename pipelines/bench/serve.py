@@ -188,7 +188,7 @@ def _measured(program: str, root: Path, loads: list[Load], bodies: dict[int, lis
                     "rps": round(len(latencies) / wall, 1),
                     "p50_ms": round(float(np.percentile(latencies, 50)) * 1e3, 3),
                     "p99_ms": round(float(np.percentile(latencies, 99)) * 1e3, 3),
-                    "cpu_us": round((_cpu_s(pid) - before) / len(latencies) * 1e6, 1),
+                    "cpu_us": round(max(_cpu_s(pid) - before, 1 / _TICKS_PER_S) / len(latencies) * 1e6, 1),
                 }
             )
     return found
@@ -235,7 +235,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
 
 
 def _cpu_s(pid: int) -> float:
-    """Processor seconds that a process has used, user and system, all threads."""
+    """Processor seconds that a process has used, user and system, all threads; in ticks of 10 ms on most systems."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
