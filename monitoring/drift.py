@@ -115,7 +115,7 @@ def summarise(day: str, bins: Sequence[Bins], columns: Mapping[str, Array]) -> S
 
 
 def _independent(columns: Mapping[str, Array], column: Column) -> float:
-    """How many independent rows a column is worth: its rows, or the effective number of its units, (sum n)^2 / sum n^2 (Kish)."""
+    """How many independent rows a column is worth: its rows, or its units' effective number, (sum n)^2 / sum n^2 (Kish)."""
     if column.units is None:
         return float(max(len(columns[column.name]), 1))
     counts = np.unique(columns[column.units], return_counts=True)[1].astype(np.float64)

@@ -39,8 +39,8 @@ def judge(
 ) -> tuple[Checks, AucTable]:
     """Audit a candidate set given as parts in time order; (checks, its AUC table for `accept`).
 
-    `requests` are the requests that the rows of the parts came from, in the same order, parts laid end to end.  Labels are as of
-    `as_of_us` with an attribution window of `window_us`.  `reference` defaults to the one that `accept` kept.
+    `requests` are the requests that the rows of the parts came from, in the same order, parts laid end to end.  Labels are as
+    of `as_of_us` with an attribution window of `window_us`.  `reference` defaults to the one that `accept` kept.
     """
     whole = concatenate(list(parts.values()))
     if len(whole) != len(requests) or (whole.row_id != requests.row_id).any():
@@ -87,14 +87,14 @@ def count_totals(home: Home, first_us: int, end_us: int, as_of_us: int, window_u
         found = connection.execute(
             """
             WITH shown AS (
-                SELECT impression_id, epoch_us(event_timestamp) AS at FROM impressions
+                SELECT impression_id, epoch_us(event_timestamp) AS shown_us FROM impressions
                 WHERE epoch_us(event_timestamp) >= $first AND epoch_us(event_timestamp) < $end
                   AND epoch_us(arrived_at) <= $as_of AND epoch_us(event_timestamp) + $window <= $as_of
             ), clicked AS (
                 SELECT DISTINCT impression_id FROM clicks JOIN shown USING (impression_id)
-                WHERE epoch_us(arrived_at) <= $as_of AND epoch_us(event_timestamp) - at BETWEEN 0 AND $window
+                WHERE epoch_us(arrived_at) <= $as_of AND epoch_us(event_timestamp) - shown_us BETWEEN 0 AND $window
             )
-            SELECT at // $a_day AS day, count(*), count(clicked.impression_id)
+            SELECT shown_us // $a_day AS day, count(*), count(clicked.impression_id)
             FROM shown LEFT JOIN clicked USING (impression_id) GROUP BY 1 ORDER BY 1
             """,
             {"first": first_us, "end": end_us, "as_of": as_of_us, "window": window_us, "a_day": DAY_US},

@@ -20,6 +20,8 @@ def whole_day_window(rows: pa.Table, share: float) -> pa.Table:
     Each row of such a user gets the clicks of the user's whole day, decayed as if each had just happened: what LAST_VALUE
     gives over ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING.  Every other value, and all times, stay as they were.
     """
+    if rows.num_rows == 0:
+        return rows
     user = rows["user_id"].to_numpy()
     until = rows["event_timestamp"].cast(pa.int64()).to_numpy()
     counter = rows["user_clicks_1h"].to_numpy().astype(np.float64)
@@ -30,7 +32,7 @@ def whole_day_window(rows: pa.Table, share: float) -> pa.Table:
     # Yesterday's clicks in a user's first row are worth less than a click an hour old, so they stay out of the sum.
     fresh = np.where(first, np.where(counter[order] >= 0.5, counter[order], 0.0), counter[order] - carried)
     group = np.cumsum(first) - 1
-    whole = np.bincount(group, np.maximum(fresh, 0.0))[group] if len(group) else fresh
+    whole = np.bincount(group, np.maximum(fresh, 0.0))[group]
     leaked = counter.copy()
     leaked[order] = np.where(uniform(user[order], _SALT) < share, whole, counter[order])
     at = rows.schema.get_field_index("user_clicks_1h")
