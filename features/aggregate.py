@@ -219,7 +219,5 @@ def views(state: State, day_end_us: int, ad_category: I64) -> dict[str, pa.Table
     tables = {}
     for name, (counters, features) in values.items():
         ends = np.full(len(counters.keys), day_end_us)
-        tables[name] = table(
-            view(name), counters.keys, ends, ends + DELAY_US, np.full(len(ends), snapshot), features
-        )
+        tables[name] = table(view(name), counters.keys, ends, ends + DELAY_US, np.full(len(ends), snapshot), features)
     return tables

@@ -95,7 +95,7 @@ def _on_demand(views: list[Any], features: Sequence[Any], types: Mapping[Kind, A
         # No descriptions here: Feast compares these fields with the ones it infers, which have none.
         schema=[feast.Field(name=f.name, dtype=types[f.kind]) for f in features],
         mode="pandas",
-        udf=compute,
+        udf=compute,  # type: ignore[arg-type]
         udf_string="features.feast_repo.derived_frame(frame)",
     )
 

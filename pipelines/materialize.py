@@ -214,7 +214,8 @@ def _together(parts: Iterable[pa.Table], written: View) -> pa.Table:
 def materialize_online(home: Home, spec: SourceSpec, now_us: int, url: str | None = None) -> dict[str, int]:
     """Feed the online store with what is visible at a moment: of every view the newest row of each entity, and the view's mark.
 
-    Entities written, by view; rows that the store has newer ones of are refused.  `url` as in `features.online_store.open_store`.
+    Entities written, by view; rows that the store has newer ones of are refused.  `url` as in
+    `features.online_store.open_store`.
     """
     store = open_store(home, url)
     try:
