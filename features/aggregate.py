@@ -175,8 +175,8 @@ def views(state: State, day_end_us: int, ad_category: I64) -> dict[str, pa.Table
     user, ad, campaign, placement = (state[group] for group in ("user", "ad", "campaign", "placement"))
     category_rates = np.full(CATEGORIES + 1, overall)  # the last: ads whose category is unknown
     category_rates[state["category"].keys] = _smoothed(state["category"], STRENGTH["category"], overall)
-    with np.errstate(invalid="ignore"):
-        price = user.sums["price"] / user.sums["priced"]  # 0 / 0 before the first click: NaN
+    price = np.full(len(user.keys), np.nan, np.float32)  # before the first click
+    np.divide(user.sums["price"], user.sums["priced"], out=price, where=user.sums["priced"] > 0)
     values: dict[str, tuple[Counters, dict[str, Array]]] = {
         "user_daily": (
             user,
