@@ -67,16 +67,21 @@ def watch(home: Home, day: str, entities: Sequence[Entity], context: Sequence[st
     return checks
 
 
+def sampled_impressions(home: Home, day: str, context: Sequence[str], most: int = SAMPLE) -> pa.Table:
+    """About `most` impressions that arrived on a day, in whole requests, by hash of the request."""
+    names = ["impression_id", "request_id", "event_timestamp", "user_id", "ad_id", "slot", *context]
+    rows = Lake.of(home).read("impressions", names, [day])
+    return rows.filter(pa.array(uniform(rows["request_id"].to_numpy(), SALT) < most / max(rows.num_rows, 1)))
+
+
 def read_days(home: Home, days: Sequence[str], context: Sequence[str], source: AsOfSource) -> dict[str, dict[str, Array]]:
     """By day: the context columns, one row a request, and the features of a hashed sample of whole requests."""
-    names = ["impression_id", "request_id", "event_timestamp", "user_id", "ad_id", *context]
     found: dict[str, dict[str, Array]] = {}
     sampled: list[pa.Table] = []
     for day in days:
-        rows = Lake.of(home).read("impressions", names, [day])
-        request = rows["request_id"].to_numpy()
-        sampled.append(rows.filter(pa.array(uniform(request, SALT) < SAMPLE / max(rows.num_rows, 1))))
-        _, first = np.unique(request, return_index=True)
+        sampled.append(sampled_impressions(home, day, context))
+        rows = Lake.of(home).read("impressions", ["request_id", *context], [day])
+        _, first = np.unique(rows["request_id"].to_numpy(), return_index=True)
         asked = rows.take(pa.array(first))
         found[day] = {name: context_column(asked[name]) for name in context}
     # One look-up for all days: the as-of join reads each snapshot file once.
