@@ -139,6 +139,11 @@ class Registry:
             return None
         return str(self._connected().get_model_version_by_alias(MODEL, alias).tags[ARTEFACT])
 
+    def metric(self, artefact: str, name: str) -> float | None:
+        """A figure of the artefact's latest run, for example test.ne; None where it wasn't recorded."""
+        found = self._connected().get_run(self._latest(artefact).run_id).data.metrics.get(name)
+        return None if found is None else float(found)
+
     def decide(
         self, artefact: str, subject: str, passed: bool, reasons: Sequence[str], *, at_us: int, alias: str | None = None
     ) -> AuditEntry:

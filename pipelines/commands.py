@@ -1,0 +1,165 @@
+"""What the smaller commands do: call one flow or function, print its answer.  `pipelines.cli` imports it when one of them runs."""
+
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from infra.errors import ExplainedError
+from infra.settings import Settings
+from pipelines import figures
+from pipelines.console import finish, minutes, say
+
+
+def ingest_command(chosen: Settings, as_json: bool) -> None:
+    """Bring landed events and logged predictions into the lake."""
+    from pipelines.flows.ingest import ingest
+    from pipelines.reconciliation import as_text
+
+    counts = ingest(chosen)
+    finish({stream: asdict(found) for stream, found in counts.items()}, as_json, as_text(counts))
+
+
+def materialize_command(chosen: Settings, as_json: bool) -> None:
+    """Compute features of new days and feed the online store."""
+    from pipelines.flows.materialize import materialize
+
+    written = materialize(chosen)
+    finish(dict(written), as_json, "\n".join(f"{view:<20}{rows:>10,} entities online" for view, rows in written.items()))
+
+
+def score_command(chosen: Settings, day: str | None, as_json: bool) -> None:
+    """Score a day in batch."""
+    from pipelines.flows.score import score
+
+    counts = score(chosen, day)
+    result = {**asdict(counts), "rows_per_s": round(counts.rows_per_s)}
+    text = (
+        f"{counts.day}: {counts.rows:,} impressions scored into the lake's table batch_scores "
+        f"({counts.rows_per_s:,.0f} rows a second once features are joined; the join took {minutes(counts.join_s)})"
+    )
+    finish(result, as_json, text)
+
+
+def report_command(chosen: Settings, as_json: bool) -> None:
+    """Draw the Evidently report."""
+    from monitoring.report import write_report
+    from pipelines.sources.registry import source_of
+    from pipelines.training import SERVICE
+    from serving.champion import champion
+
+    spec, home = source_of(chosen).spec, chosen.base()
+    path = write_report(home, spec.entities, spec.context, SERVICE, champion(home))
+    finish({"report": str(path)}, as_json, f"open {path}")
+
+
+def monitor_command(chosen: Settings, as_json: bool) -> None:
+    """Every check on the latest day."""
+    from pipelines.flows.monitor import monitor
+
+    result = monitor(chosen)
+    found = [f"[{f['severity']}] {f['bug_class']}: {f['subject']} ({f['check']})" for f in result["findings"]]
+    skipped = [f"skipped {check}: {why}" for check, why in result["skipped"].items()]
+    ran = f"{len(result['checks_run'])} checks ran: {', '.join(result['checks_run'])}"
+    finish(result, as_json, "\n".join([ran, *skipped, *(found or ["nothing found"]), f"report: {result['report']}"]))
+
+
+def inject_command(chosen: Settings, bug: str, intensity: str, clean: bool, as_json: bool) -> int:
+    """One drill; 0 when it was caught as expected, or silent where nothing was injected."""
+    from pipelines.drill import run
+
+    drill = run(chosen.base(), bug, chosen, intensity, clean)
+    result = {**drill.as_json(), "class": drill.bug_class}
+    did = f"{drill.code} {drill.name}: " + ("the same checks without the bug" if clean else f"injected, {intensity}")
+    if clean:
+        outcome = "silent, as it should be" if drill.as_expected else f"FALSE ALARM: {drill.bug_class} in {drill.subject}"
+    elif drill.as_expected:
+        outcome = f"CAUGHT by {', '.join(drill.caught_by)}: {drill.bug_class} in {drill.subject}"
+    else:
+        outcome = f"MISSED: expected {drill.expected}, found {drill.bug_class} in {drill.subject}"
+    lines = [
+        did,
+        outcome,
+        f"checks run: {', '.join(drill.checks_run)}",
+        f"base untouched: {'yes' if drill.base_untouched else 'NO'} ({minutes(drill.seconds)})",
+    ]
+    if drill.found:
+        lines += ["what to do:", *(f"  - {hint}" for hint in drill.runbook)]
+    finish(result, as_json, "\n".join(lines))
+    return 0 if drill.as_expected and drill.base_untouched else 1
+
+
+def bench_command(chosen: Settings, what: str, as_json: bool, record: bool) -> None:
+    """One benchmark; ratios in one run."""
+    if what not in _BENCHES:
+        raise ExplainedError(f"no benchmark {what!r}; there are {', '.join(_BENCHES)}")
+    say(f"measuring {what}; other work on this machine blurs the figures")
+    result = _BENCHES[what](chosen)
+    if record:
+        say(f"kept {figures.record(f'bench-{what}', f'clickproof bench {what}', figures.ROOMS, result).name}")
+    finish(result, as_json, _lines(result))
+
+
+def _bench_world(chosen: Settings) -> dict[str, Any]:
+    from pipelines.bench.world import run
+
+    return run(size=chosen.size, seed=chosen.seed)
+
+
+def _bench_join(chosen: Settings) -> dict[str, Any]:
+    from pipelines.bench.join import run
+
+    return run()
+
+
+def _bench_score(chosen: Settings) -> dict[str, Any]:
+    from pipelines.bench.score import run
+
+    return run(chosen.base())
+
+
+def _bench_serve(chosen: Settings) -> dict[str, Any]:
+    from pipelines.bench.serve import run
+
+    return run(chosen.base())
+
+
+_BENCHES = {"world": _bench_world, "join": _bench_join, "score": _bench_score, "serve": _bench_serve}
+
+
+def _lines(result: dict[str, Any], indent: str = "") -> str:
+    """Nested figures as indented lines."""
+    out = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            out += [f"{indent}{name}", _lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            out += [f"{indent}{name}", *(_lines(part, indent + "  ") + "\n" for part in value)]
+        else:
+            out.append(f"{indent}{name:<36}{value}")
+    return "\n".join(out)
+
+
+def ui_command(chosen: Settings, what: str) -> None:
+    """Become the server of one of the tools' own pages, on loopback; ends with Ctrl-C."""
+    home, python = chosen.base(), sys.executable
+    database = chosen.mlflow_url or f"sqlite:///{home.mlflow / 'mlflow.db'}"
+    workspace = str(home.reports / "evidently")
+    pages = {
+        "mlflow": ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "5000", "--backend-store-uri", database],
+        "prefect": ["-m", "prefect", "server", "start", "--host", "127.0.0.1"],
+        "evidently": [
+            "-m",
+            "evidently",
+            "ui",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "8001",
+            "--workspace",
+            str(home.reports / "evidently"),
+        ],
+    }
+    if what not in pages:
+        raise ExplainedError(f"no page {what!r}; there are {', '.join(pages)}")
+    os.execv(python, [python, *pages[what]])
