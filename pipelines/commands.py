@@ -1,4 +1,4 @@
-"""What the smaller commands do: call one flow or function, print its answer.  `pipelines.cli` imports it when one of them runs."""
+"""What the smaller commands do: call one flow or function, print its answer.  Imported when one of them runs."""
 
 import os
 import sys
@@ -148,17 +148,7 @@ def ui_command(chosen: Settings, what: str) -> None:
     pages = {
         "mlflow": ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "5000", "--backend-store-uri", database],
         "prefect": ["-m", "prefect", "server", "start", "--host", "127.0.0.1"],
-        "evidently": [
-            "-m",
-            "evidently",
-            "ui",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "8001",
-            "--workspace",
-            str(home.reports / "evidently"),
-        ],
+        "evidently": ["-m", "evidently", "ui", "--host", "127.0.0.1", "--port", "8001", "--workspace", workspace],
     }
     if what not in pages:
         raise ExplainedError(f"no page {what!r}; there are {', '.join(pages)}")
