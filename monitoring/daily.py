@@ -44,11 +44,12 @@ def watched_columns(entities: Sequence[Entity], context: Sequence[str], service:
         if name in TURNOVER or name.startswith("placement_"):
             continue
         family = "request" if name in context else FAMILIES.get(name.split("_")[0], "request")
-        units = next((unit for unit in ("campaign_id", "ad_id") if unit in spec.categorical), None)
-        if kind == "categorical":
-            found.append(Column(name, "categorical", family, units if family == "ad" else None))
-        else:
-            found.append(Column(name, "numeric", family))
+        # Ads come and go with their campaigns, and a campaign brings its own categories, formats, prices and ages.
+        units = None
+        if family in ("ad", "campaign"):
+            finest = "ad_id" if family == "ad" and kind == "numeric" else "campaign_id"
+            units = finest if finest in spec.categorical else "ad_id"
+        found.append(Column(name, "categorical" if kind == "categorical" else "numeric", family, units))
     return found
 
 

@@ -124,3 +124,21 @@ def test_forecasts_reproduce_their_own_shape(kind: str) -> None:
     assert chosen @ (3 + 2 * shape[:-1]) == pytest.approx(3 + 2 * shape[-1])
     errors = residuals(kind, (3 + 2 * shape)[:, None], np.full((12, 1), 0.01), weekend)
     np.testing.assert_allclose(errors[np.isfinite(errors)], 0, atol=1e-8)
+
+
+def test_a_column_that_few_things_decide_is_worth_that_many_rows() -> None:
+    rng = np.random.default_rng(0)
+    column = Column("category", "categorical", "ad", units="campaign")
+
+    def day(campaigns: range) -> dict[str, np.ndarray]:
+        campaign = np.asarray(campaigns)[rng.integers(0, len(campaigns), 5000)]
+        return {"campaign": campaign, "category": campaign % 7}
+
+    days = [(date(2026, 1, 5) + timedelta(days=age)).isoformat() for age in range(10)]
+    log = [day(range(40)) for _ in range(9)]
+    bins = [cut(column, np.concatenate([columns["category"] for columns in log]))]
+    reference = [summarise(name, bins, columns) for name, columns in zip(days[:9], log, strict=True)]
+    four_of_forty_replaced = summarise(days[9], bins, day(range(4, 44)))
+    assert drift(bins, reference, four_of_forty_replaced) == []
+    everything_in_one = summarise(days[9], bins, {**day(range(40)), "category": np.full(5000, 3)})
+    assert drift(bins, reference, everything_in_one)[0].subject == "category"

@@ -62,7 +62,8 @@ def test_watched_columns_leave_out_ids_and_what_a_handful_of_placements_decide()
     names = {column.name: column for column in watched_columns(ENTITIES, CONTEXT, SERVICE)}
     assert {"device", "placement", "user_age", "user_ctr", "price_gap"} <= names.keys()
     assert not {"user_id", "ad_id", "campaign_id", "placement_ctr", "weekday"} & names.keys()
-    assert names["ad_category"].units == "campaign_id"
+    assert {names["ad_category"].units, names["campaign_ctr"].units} == {"campaign_id"}
+    assert (names["ad_log_price"].units, names["user_ctr"].units) == ("ad_id", None)
     open_log = watched_columns(("ad", "placement"), ("placement", "user_feature_0"), SERVICE)
     assert "user_feature_0" in {column.name for column in open_log}
 

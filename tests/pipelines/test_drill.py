@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from conftest import MainJob
 
 from infra import branch
 from infra.errors import ExplainedError
 from infra.home import Home, ReadOnlyHome
-from pipelines.drill import run
-from tests.conftest import MainJob
+from monitoring.findings import Checks
+from pipelines import drill
 
 
 @pytest.mark.parametrize(("bug", "subject", "checks"), [
@@ -19,7 +20,7 @@ def test_a_strong_bug_is_caught_and_named_and_the_base_is_left_alone(
     main_job: MainJob, bug: str, subject: str, checks: set[str]
 ) -> None:
     before = branch.fingerprint(main_job.home)
-    result = run(main_job.home, bug, main_job.settings)
+    result = drill.run(main_job.home, bug, main_job.settings)
     assert result.as_expected
     assert result.found
     assert result.subject == subject
@@ -34,7 +35,7 @@ def test_a_strong_bug_is_caught_and_named_and_the_base_is_left_alone(
 
 @pytest.mark.parametrize("bug", ["LEAK01", "DRIFT01"])
 def test_the_same_checks_are_silent_without_the_bug(main_job: MainJob, bug: str) -> None:
-    result = run(main_job.home, bug, main_job.settings, clean=True)
+    result = drill.run(main_job.home, bug, main_job.settings, clean=True)
     assert result.as_expected
     assert not result.found
     assert result.findings == [] or all(finding["severity"] == "notice" for finding in result.findings)
@@ -45,19 +46,32 @@ def test_the_same_checks_are_silent_without_the_bug(main_job: MainJob, bug: str)
 def test_an_unknown_bug_or_intensity_is_refused_before_anything_is_made(main_job: MainJob) -> None:
     for name, intensity in (("GREMLIN", "strong"), ("LEAK01", "wild")):
         with pytest.raises(ExplainedError, match="there are"):
-            run(main_job.home, name, main_job.settings, intensity=intensity)
+            drill.run(main_job.home, name, main_job.settings, intensity=intensity)
     assert not any(main_job.home.branches.glob("*"))
 
 
-def test_a_drill_that_writes_to_its_base_is_stopped(
-    tiny_home: Home, monkeypatch: pytest.MonkeyPatch, main_job: MainJob
-) -> None:
-    from pipelines import drill
+def test_a_drill_cannot_write_to_the_base_that_it_opened(main_job: MainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Home] = []
 
-    def rogue(work: Home, *_: object) -> None:
-        Home(work.root.parent.parent, writable=False).writing(main_job.home.reports / "rogue.html")
+    def watching(base: Home, name: str) -> Home:
+        opened.append(base)
+        return create(base, name)
 
-    monkeypatch.setattr(drill, "STAGES", {"feature": rogue})
-    with pytest.raises(ReadOnlyHome):
-        run(main_job.home, "LEAK01", main_job.settings)
+    create = branch.create
+    monkeypatch.setattr(branch, "create", watching)
+    monkeypatch.setattr(drill, "STAGES", {"feature": lambda *_: opened[0].writing(opened[0].reports / "rogue.html")})
+    with pytest.raises(ReadOnlyHome, match="only to its own branch"):
+        drill.run(main_job.home, "LEAK01", main_job.settings)
     assert not any(main_job.home.branches.glob("*"))
+
+
+def test_a_base_that_changed_during_a_drill_fails_it(main_job: MainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    rogue = main_job.home.reports / "rogue.html"
+    rogue.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(drill, "STAGES", {"feature": lambda *_: (rogue.write_text("around the home"), Checks())[1]})
+    try:
+        result = drill.run(main_job.home, "LEAK01", main_job.settings, clean=True)
+    finally:
+        rogue.unlink()
+    assert not result.base_untouched
+    assert not result.as_expected
