@@ -1,9 +1,11 @@
 """The generated parts of the docs, by name: each a function without arguments that gives Markdown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from features import catalogue
 from infra.settings import Settings
+from pipelines.figures import load
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -31,7 +33,55 @@ def features_table() -> str:
     return table(["feature", "where", "use", "meaning"], rows)
 
 
+def interval(found: Mapping[str, float | None], digits: int = 3) -> str:
+    """A value with its interval, for example 0.928 (0.923 to 0.933)."""
+    if found["value"] is None:
+        return "not known"
+    bounds = "" if found["low"] is None else f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return f"{found['value']:.{digits}f}{bounds}"
+
+
+def train_families() -> str:
+    """Each family's figures on the test days of the default size."""
+    figure = load("train-world-small-1")
+    result = figure.result
+    head = ["model", "NE", "clicks / sum of p", "AUC", "AUC per user", "signal captured"]
+    rows = [
+        [f"**{family}**" if family == result["champion"] else family]
+        + [interval(report[name]) for name in ("ne", "calibration", "auc", "user_auc", "signal_captured")]
+        for family, report in [("base rate", result["base"]), *sorted(result["families"].items(), key=_ne)]
+    ]
+    base = result["base"]
+    tail = (
+        f"Champion in bold. {base['n']:,} test impressions, {base['clicks']:,} clicks, {base['days']} days; `{figure.command}`."
+    )
+    return table(head, rows) + "\n\n" + tail
+
+
+def _ne(family: tuple[str, Any]) -> float:
+    return float(family[1]["ne"]["value"])
+
+
+def train_steps() -> str:
+    """Minutes of each step of the main job."""
+    result = load("train-world-small-1").result
+    rows: list[Sequence[object]] = [(name, f"{seconds:.0f} s") for name, seconds in result["steps"].items() if seconds >= 0.5]
+    return table(["step", "time"], [*rows, ("**all**", f"**{result['seconds'] / 60:.1f} min**")])
+
+
+def recorded_answer(name: str) -> str:
+    """An answer's command and what it gave when it was last recorded."""
+    try:
+        figure = figures.load(f"answer-{name}")
+    except FileNotFoundError:
+        return f"*Not recorded yet: `clickproof answer {name} --record`.*"
+    return f"`{figure.command}` on `{figure.result['on']}`\n\n{answer(name).markdown(figure.result)}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "features": features_table,
+    **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
+    "train-families": train_families,
+    "train-steps": train_steps,
 }
