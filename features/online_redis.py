@@ -14,7 +14,7 @@ import numpy as np
 import redis
 
 from features.catalogue import View
-from features.online_store import Written, admitted, newer
+from features.online_guard import Written, admitted, newer
 from features.online_values import PROJECT, Encoded, Mark, RawRows, varint
 from infra.clock import SECOND_US
 

@@ -14,7 +14,7 @@ from datetime import UTC
 import numpy as np
 
 from features.catalogue import View
-from features.online_store import Written, admitted, newer
+from features.online_guard import Written, admitted, newer
 from features.online_values import PROJECT, Encoded, Mark, RawRows
 from infra.clock import to_datetime
 from infra.home import Home

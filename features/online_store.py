@@ -5,24 +5,17 @@ SQLite store overwrites whatever was there and its Redis store doesn't; written 
 an entity's rows the greatest event_timestamp wins, ties by the greatest available_at.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from features.catalogue import View, view
+from features.online_guard import Written
 from features.online_values import Encoded, Mark, RawRows, encode
 from features.snapshots import times_us
 from infra.home import Home
 from infra.settings import settings
-
-
-class Written(NamedTuple):
-    """What became of a batch: entities written, and entities whose stored row was newer."""
-
-    written: int
-    refused: int
 
 
 class OnlineStore(Protocol):
@@ -87,21 +80,3 @@ def push(store: OnlineStore, name: str, rows: pa.Table) -> Written:
     newest = int(np.lexsort((available_us, event_us))[-1])
     mark = Mark(int(rows["snapshot"][newest].as_py()), int(event_us[newest]), int(available_us[newest]))
     return write(store, name, rows, mark)
-
-
-def admitted(
-    event_us: npt.NDArray[np.int64], available_us: npt.NDArray[np.int64], stored: list[tuple[int, int] | None]
-) -> npt.NDArray[np.int64]:
-    """The guard: indexes of the rows that may be written, given (event_us, available_us) of what is stored."""
-    offered = zip(event_us.tolist(), available_us.tolist(), strict=True)
-    return np.array(
-        [i for i, (new, old) in enumerate(zip(offered, stored, strict=True)) if old is None or new >= old], np.int64
-    )
-
-
-def newer(mark: Mark | None, stored: Mark | None) -> Mark:
-    """The mark to store after a write: the newer one, with the number of writes counted on."""
-    stored = stored or Mark(0, -1, -1)
-    mark = mark or stored
-    kept = stored if (stored.event_us, stored.available_us) > (mark.event_us, mark.available_us) else mark
-    return kept._replace(writes=stored.writes + 1)

@@ -16,7 +16,8 @@ from features.asof import asof_index
 from features.batch import MISSING, OK, STALE, RequestBatch
 from features.catalogue import SEQUENCE_LENGTH, view
 from features.online import OnlineSource
-from features.online_store import admitted, open_store, push, write
+from features.online_guard import admitted
+from features.online_store import open_store, push, write
 from features.online_values import Mark, decode, encode, key_bytes, key_values
 from features.requests import from_impressions
 from features.schemas import CATEGORIES
