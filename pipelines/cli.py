@@ -129,6 +129,20 @@ def bench(
 
 @app.command()
 @with_settings
+def answer(
+    chosen: Settings,
+    name: Annotated[str, typer.Argument(help="Which question, for example why-ne, leak or families; `all` lists them.")],
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Keep the figures, and the picture, for the docs.")] = False,
+) -> None:
+    """Answer one question of docs/walkthrough.md by measuring it on what `train` left."""
+    from pipelines.commands import answer_command
+
+    answer_command(chosen, name, as_json, record)
+
+
+@app.command()
+@with_settings
 def docs(
     chosen: Settings, check: Annotated[bool, typer.Option(help="Only say whether the pages are up to date.")] = False
 ) -> int:

@@ -89,6 +89,25 @@ def inject_command(chosen: Settings, bug: str, intensity: str, clean: bool, as_j
     return 0 if drill.as_expected and drill.base_untouched else 1
 
 
+def answer_command(chosen: Settings, name: str, as_json: bool, record: bool) -> None:
+    """One question answered, or the list of all."""
+    from pipelines.answers import ANSWERS, Drawn, answer, ask
+
+    if name == "all":
+        listed = sorted((answer(each).NUMBER, each, answer(each).QUESTION) for each in ANSWERS)
+        text = "\n".join(f"{number:>3}  {each:<20}{question}" for number, each, question in listed)
+        finish({each: question for _, each, question in listed}, as_json, text)
+        return
+    asked = answer(name)
+    say(f"{asked.NUMBER}. {asked.QUESTION}")
+    result = ask(name, chosen)
+    if record:
+        say(f"kept {figures.record(f'answer-{name}', f'clickproof answer {name}', figures.ROOMS, result).name}")
+        if isinstance(asked, Drawn):
+            say(f"drew {asked.draw(result, figures.FOLDER).name}")
+    finish(result, as_json, asked.markdown(result))
+
+
 def bench_command(chosen: Settings, what: str, as_json: bool, record: bool) -> None:
     """One benchmark; ratios in one run."""
     if what not in _BENCHES:

@@ -1,10 +1,12 @@
 """The generated parts of the docs, by name: each a function without arguments that gives Markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from features import catalogue
 from infra.settings import Settings
+from pipelines.answers import ANSWERS, answer
 from pipelines.figures import load
 
 
@@ -33,12 +35,13 @@ def features_table() -> str:
     return table(["feature", "where", "use", "meaning"], rows)
 
 
-def interval(found: Mapping[str, float | None], digits: int = 3) -> str:
-    """A value with its interval, for example 0.928 (0.923 to 0.933)."""
+def interval(found: Mapping[str, float | None], digits: int = 3, sign: bool = False) -> str:
+    """A value with its interval, for example 0.928 (0.923 to 0.933); with `sign`, +0.002 (-0.001 to +0.005)."""
     if found["value"] is None:
         return "not known"
-    bounds = "" if found["low"] is None else f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
-    return f"{found['value']:.{digits}f}{bounds}"
+    form = f"{'+' if sign else ''}.{digits}f"
+    bounds = "" if found["low"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
+    return f"{found['value']:{form}}{bounds}"
 
 
 def train_families() -> str:
@@ -72,7 +75,7 @@ def train_steps() -> str:
 def recorded_answer(name: str) -> str:
     """An answer's command and what it gave when it was last recorded."""
     try:
-        figure = figures.load(f"answer-{name}")
+        figure = load(f"answer-{name}")
     except FileNotFoundError:
         return f"*Not recorded yet: `clickproof answer {name} --record`.*"
     return f"`{figure.command}` on `{figure.result['on']}`\n\n{answer(name).markdown(figure.result)}"
