@@ -1,4 +1,4 @@
-"""The guard that all online stores share: which rows and marks may replace what is stored.  Pure; called by the stores' `put`."""
+"""The guard that all online stores share: which rows and marks may replace what is stored.  Pure; called by `put`."""
 
 from typing import NamedTuple
 
