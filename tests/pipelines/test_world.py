@@ -424,7 +424,7 @@ def test_errors_name_the_way_out() -> None:
     with pytest.raises(ExplainedError, match="world, open-bandit"):
         source("criteo", "tiny", 1, None)
     world = tiny()
-    with pytest.raises(ValueError, match="planned for 132 days"):
+    with pytest.raises(ValueError, match="planned for 134 days"):
         next(world.requests(FIRST_DAY_US + 200 * DAY_US))
     requests = next(world.requests(FIRST_DAY_US + DAY_US))
     with pytest.raises(ValueError, match="user_id 99999999 isn't in this world"):

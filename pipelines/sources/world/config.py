@@ -46,7 +46,7 @@ class WorldConfig:
         return self.first_day_us + self.horizon_days * DAY_US
 
     def identity(self) -> str:
-        """A short hash of every dial: two worlds with the same identity are the same world."""
+        """A short hash of every dial that events depend on: two worlds with the same identity are the same world."""
         events = {name: value for name, value in asdict(self).items() if name != "split"}  # how days are used changes no event
         return hashlib.blake2b(repr(events).encode(), digest_size=8).hexdigest()
 
