@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 
 from features.click_matching import PENDING, match
 from features.event_contract import QUARANTINE, Origin, WrongColumns, check, refused_file
@@ -22,6 +21,7 @@ from infra.clock import DAY_US
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
+from infra.progress import progress as bar
 from pipelines import landing
 from pipelines.known import Known, among
 from pipelines.sources.contract import SourceSpec
@@ -89,7 +89,7 @@ def ingest_all(home: Home, spec: SourceSpec, progress: bool = True) -> list[Inge
     """Bring every landed day into the lake, in order, skipping days of which nothing has changed."""
     lake = Lake.of(home)
     done, known, counts = _ledger(lake), None, []
-    for day in tqdm(landing.days(home, spec.streams), desc="ingest", unit="day", disable=None if progress else True):
+    for day in bar(landing.days(home, spec.streams), "ingest", "day", shown=progress):
         day_counts, known = _day(home, lake, spec, day, done, known)
         counts.append(day_counts)
     return counts

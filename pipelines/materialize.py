@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from features import aggregate, recent, snapshots
 from features.asof import asof_index
@@ -27,6 +26,7 @@ from infra.clock import DAY_US, day_name, to_datetime
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
+from infra.progress import progress as bar
 from pipelines.sources.contract import SourceSpec
 
 Rewrite = Callable[[str, pa.Table], pa.Table]  # (view, rows) -> rows: what a drill does to a day's rows on their way to disk
@@ -86,8 +86,7 @@ def materialize_all(home: Home, spec: SourceSpec, progress: bool = True) -> list
     """Every day of the lake that isn't done yet, in order."""
     days = lake_days(Lake.of(home))
     todo = [day for day in days if not _state_path(home, day).exists()]
-    with tqdm(todo, desc="features", unit="day", disable=not progress) as bar:
-        return [materialize_day(home, spec, day) for day in bar]
+    return [materialize_day(home, spec, day) for day in bar(todo, "features", "day", shown=progress)]
 
 
 def lake_days(lake: Lake) -> list[str]:

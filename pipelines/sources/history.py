@@ -6,7 +6,6 @@ finished one costs nothing.  Memory holds one day and the events that are still 
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from features.schemas import KEYS, TIME
 from infra.clock import DAY_US, day_name
 from infra.errors import ExplainedError
 from infra.home import Home
+from infra.progress import progress as bar
 from pipelines.sources.contract import Environment, Requests, Response, Slates
 
 Policy = Callable[[Requests], Slates]
@@ -116,21 +115,16 @@ def land_days(
     rows = {name: int(saved[f"rows_{name}"]) if saved else 0 for name in (*ANSWERS, *profiles)}
     late = {name: _unpack(saved[f"late_{name}"]) for name in ANSWERS} if saved else {}
     days = range(env.now_us, until_us, DAY_US)
-    # Without a terminal a line now and then is enough.
-    every_s = 0.2 if sys.stderr.isatty() else 20.0
-    with tqdm(total=len(days), unit="day", desc="history", disable=not progress, mininterval=every_s) as bar:
-        for day_us in days:
-            answers = list(simulate(env, policy, day_us + DAY_US, transform))
-            arrived, late = _arrivals(answers, late, profiles, day_us)
-            for name, table in arrived.items():
-                _write(home, home.landing / name / f"day={day_name(day_us)}" / "part-0.parquet", table)
-                rows[name] += table.num_rows
-            if answers:
-                truth = pa.concat_tables([answer.truth for answer in answers])
-                _write(home, home.truth / f"day={day_name(day_us)}.parquet", truth)
-            _save(home, env, rows, late)
-            bar.set_postfix_str(f"{rows['impressions']:,} impressions", refresh=False)
-            bar.update()
+    for day_us in bar(days, "history", "day", shown=progress):
+        answers = list(simulate(env, policy, day_us + DAY_US, transform))
+        arrived, late = _arrivals(answers, late, profiles, day_us)
+        for name, table in arrived.items():
+            _write(home, home.landing / name / f"day={day_name(day_us)}" / "part-0.parquet", table)
+            rows[name] += table.num_rows
+        if answers:
+            truth = pa.concat_tables([answer.truth for answer in answers])
+            _write(home, home.truth / f"day={day_name(day_us)}.parquet", truth)
+        _save(home, env, rows, late)
     return rows
 
 
