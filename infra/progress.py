@@ -1,8 +1,8 @@
-"""Progress of long work: a bar with rate and estimate on a terminal, a line now and then elsewhere.  Called by every long loop."""
+"""Progress of long work: a bar with rate and estimate on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -22,7 +22,7 @@ def progress(items: Iterable[T], what: str, unit: str, total: int | None = None,
 
 
 def _length(items: Iterable[object]) -> int | None:
-    return len(items) if hasattr(items, "__len__") else None
+    return len(items) if isinstance(items, Sized) else None
 
 
 def _lines(items: Iterable[T], what: str, unit: str, total: int | None) -> Iterator[T]:

@@ -16,7 +16,7 @@ def test_lines_tell_rate_and_estimate(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(room.time, "perf_counter", lambda: float(next(ticks)))
     list(progress([1, 2, 3, 4, 5], "work", "piece"))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("work: 2 of 5, about ")
+    assert lines[0].startswith("work: 1 of 5, about ")
     assert lines[0].endswith("piece/s)")
     assert len(lines) < 5
 
