@@ -27,7 +27,8 @@ SAMPLE = 8000  # impressions a day whose features are looked up
 TURNOVER = ("user_id", "ad_id", "campaign_id", "advertiser_id", "weekend")
 # The first word of a column's name -> whose history makes it vary together from day to day.
 FAMILIES = {
-    "user": "user", "seconds": "user", "clicked": "user", "ad": "ad", "price": "ad", "campaign": "campaign", "hour": "time"
+    "user": "user", "seconds": "user", "clicked": "user", "ad": "ad", "price": "ad", "topic": "ad", "campaign": "campaign",
+    "hour": "time",
 }  # fmt: skip
 SALT = 0x44524946
 
