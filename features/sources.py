@@ -2,7 +2,7 @@
 and `LoggedSource`, what serving wrote down.  The third form, the online store, is `features.online`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,30 @@ from infra.home import Home
 
 CHUNK = 65_536  # rows derived at once: bounds the memory that per-category arrays need
 
+# (view, available_us [m], event_us [m]) -> the same two as they should be taken to be: for questions of the kind "what if".
+Stamps = Callable[[View, I64, I64], tuple[I64, I64]]
+
+
+def as_stored(view: View, available_us: I64, event_us: I64) -> tuple[I64, I64]:
+    """The stamps as they are: what everything but a question about lateness uses."""
+    return available_us, event_us
+
 
 class AsOfSource:
     """Features as serving could have seen them, from snapshot files.  Reads only the days that the requests can see."""
 
-    def __init__(self, home: Home, entities: Sequence[Entity], context: Sequence[str], service: str = "ctr_full") -> None:
-        """`context` names the request's own columns, as the source's spec does."""
+    def __init__(
+        self,
+        home: Home,
+        entities: Sequence[Entity],
+        context: Sequence[str],
+        service: str = "ctr_full",
+        stamps: Stamps = as_stored,
+    ) -> None:
+        """`context` names the request's own columns, as the source's spec does.  `stamps` may let rows come later or earlier
+        than they did."""
         self.home = home
+        self.stamps = stamps
         self.context = tuple(context)
         self.views = service_views(entities, service)
 
@@ -38,12 +55,14 @@ class AsOfSource:
         absent = [name for name in self.context if name not in requests.context]
         if absent:
             raise ValueError(f"the requests lack the context columns {absent}; they have {sorted(requests.context)}")
-        found = {view.name: _look_up(self.home, view, _keys(view, requests), requests.time_us) for view in self.views}
+        found = {
+            view.name: _look_up(self.home, view, _keys(view, requests), requests.time_us, self.stamps) for view in self.views
+        }
         campaign = found.get("ad_profile")
         for view in self.views:
             if view.entity == "campaign":  # the second step: an ad's campaign is itself a feature
                 keys = campaign.take("campaign_id", slice(None)) if campaign else np.full(len(requests), -1)
-                found[view.name] = _look_up(self.home, view, keys, requests.time_us)
+                found[view.name] = _look_up(self.home, view, keys, requests.time_us, self.stamps)
         columns = self._derive(found, requests)
         for name, values in columns.items():
             if len(values) != len(requests):
@@ -90,11 +109,11 @@ class Found:
         return self.values[name][self.place[part]]
 
 
-def _look_up(home: Home, view: View, keys: Array, time_us: I64) -> Found:
+def _look_up(home: Home, view: View, keys: Array, time_us: I64, stamps: Stamps) -> Found:
     """The as-of join of one view: index columns of all visible days first, then values of only the rows that somebody sees."""
     n = len(keys)
     marks = snapshots.manifest(home, view.name)
-    mark_event, mark_available = times_us(marks["event_timestamp"]), times_us(marks["available_at"])
+    mark_available, mark_event = stamps(view, times_us(marks["available_at"]), times_us(marks["event_timestamp"]))
     mark = asof_index(np.zeros(n, np.int64), time_us, np.zeros(len(mark_event), np.int64), mark_available, mark_event)
     days = _visible_days(home, view, marks["day"], mark, time_us)
     names = [KEYS[view.entity], "event_timestamp", "available_at", "snapshot"]
@@ -102,7 +121,8 @@ def _look_up(home: Home, view: View, keys: Array, time_us: I64) -> Found:
     counts = np.array([0, *(part.num_rows for part in index)])
     rows = pa.concat_tables(index) if index else snapshots.schema(view).empty_table()
     row_keys = _numpy(rows[names[0]])
-    row = asof_index(keys, time_us, row_keys, times_us(rows["available_at"]), times_us(rows["event_timestamp"]))
+    available_us, event_us = stamps(view, times_us(rows["available_at"]), times_us(rows["event_timestamp"]))
+    row = asof_index(keys, time_us, row_keys, available_us, event_us)
     seen, place = np.unique(row, return_inverse=True)
     if len(seen) and seen[0] == -1:  # the unknown goes last
         seen = seen[1:]

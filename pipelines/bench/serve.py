@@ -35,7 +35,7 @@ from serving.champion import champion
 from serving.messages import context_names
 from serving.scorer import RankRequest, candidate_rows, fetch
 
-_SERVE = """
+SERVE = """
 import sys
 from pathlib import Path
 from infra.home import Home
@@ -69,12 +69,12 @@ def run(home: Home, requests: int = 2000, seconds: float = 10.0, seed: int = 0) 
     does not start.
     """
     artefact = champion(home)
-    asked = _Population.of(home, artefact, seed)
+    asked = Population.of(home, artefact, seed)
     loads = [Load(n, connections, requests, seconds) for n in (20, 100) for connections in (1, 16)]
     bodies = {n: asked.bodies(n, 512) for n in (20, 100)}
     workplace = branch.create(home, f"bench-serve-{os.getpid()}")
     try:
-        served = _measured(_SERVE, workplace.root, loads, bodies)
+        served = _measured(SERVE, workplace.root, loads, bodies)
     finally:
         branch.drop(workplace)
     noop = _measured(_NOOP, home.root, loads, bodies)
@@ -100,7 +100,7 @@ def run(home: Home, requests: int = 2000, seconds: float = 10.0, seed: int = 0) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Population:
+class Population:
     """Users, ads and contexts that occur on the lake's last day, to ask about."""
 
     users: np.ndarray
@@ -109,7 +109,7 @@ class _Population:
     rng: np.random.Generator
 
     @classmethod
-    def of(cls, home: Home, artefact: Artefact, seed: int) -> "_Population":
+    def of(cls, home: Home, artefact: Artefact, seed: int) -> "Population":
         lake, names = Lake.of(home), context_names(artefact.spec.names)
         rows: pa.Table = lake.read("impressions", ["user_id", "ad_id", *names], lake.days("impressions")[-1:])
         context = {name: context_column(rows[name]).tolist() for name in names}
@@ -136,7 +136,7 @@ def _message(request: RankRequest) -> bytes:
     return head.encode() + body
 
 
-def _raw_inference_us(home: Home, artefact: Artefact, asked: _Population, n: int) -> float:
+def _raw_inference_us(home: Home, artefact: Artefact, asked: Population, n: int) -> float:
     """Processor time of the model alone on n rows that are encoded already, us; of the whole artefact where a family
     can't be split."""
     at_us = watermark_us(home)
@@ -174,13 +174,13 @@ def cpu_us(call: Callable[[], Any], times: int) -> float:
 
 def _measured(program: str, root: Path, loads: list[Load], bodies: dict[int, list[bytes]]) -> list[dict[str, float]]:
     """Start a server, drive it with each load after a short warm-up, end it."""
-    with _server(program, root) as (port, pid):
+    with server(program, root) as (port, pid):
         found = []
         for load in loads:
             warm = Load(load.candidates, load.connections, 100, load.seconds)
-            asyncio.run(_drive(port, warm, bodies[load.candidates]))
+            asyncio.run(drive(port, warm, bodies[load.candidates]))
             before, started = _cpu_s(pid), time.perf_counter()
-            latencies = asyncio.run(_drive(port, load, bodies[load.candidates]))
+            latencies = asyncio.run(drive(port, load, bodies[load.candidates]))
             wall = time.perf_counter() - started
             found.append(
                 {
@@ -195,7 +195,7 @@ def _measured(program: str, root: Path, loads: list[Load], bodies: dict[int, lis
 
 
 @contextmanager
-def _server(program: str, root: Path) -> Iterator[tuple[int, int]]:
+def server(program: str, root: Path) -> Iterator[tuple[int, int]]:
     """(port, pid) of a server process on a free loopback port, ready; ended by its pid afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -240,7 +240,7 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-async def _drive(port: int, load: Load, bodies: list[bytes]) -> list[float]:
+async def drive(port: int, load: Load, bodies: list[bytes]) -> list[float]:
     """Latencies, seconds, of a closed loop: each connection sends its next request when the answer to the last one is
     whole."""
     latencies: list[float] = []

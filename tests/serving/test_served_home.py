@@ -208,7 +208,7 @@ def test_the_bench_drives_a_real_server_and_leaves_the_home_as_it_was(served):
 
 
 def test_a_server_that_cannot_start_is_an_error_and_not_a_wait(served, monkeypatch):
-    monkeypatch.setattr(serve_bench, "_SERVE", "raise SystemExit('no such model')")
+    monkeypatch.setattr(serve_bench, "SERVE", "raise SystemExit('no such model')")
     with pytest.raises(ExplainedError, match="no such model"):
         serve_bench.run(served, requests=1)
     assert list(served.branches.iterdir()) == []
