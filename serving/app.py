@@ -74,7 +74,12 @@ def create_app(load: Callable[[], Service], settings: Settings) -> FastAPI:
             state.service.scorer.log.close()
 
     app = FastAPI(
-        title="Clickproof", version="1", description="Ranks ads by click probability.", lifespan=lifespan, redoc_url=None
+        title="Clickproof",
+        version="1",
+        description="Ranks ads by click probability.",
+        lifespan=lifespan,
+        docs_url=None,  # these pages fetch their scripts from another host; /openapi.json is the document itself
+        redoc_url=None,
     )
 
     @app.post(
