@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from features.labels import labels
-from features.sources import AsOfSource
-from infra.lake import Lake
 
 from features.batch import FeatureBatch, RequestBatch
+from features.labels import labels
 from features.requests import from_impressions
+from features.sources import AsOfSource
 from infra.clock import DAY_US, HOUR_US, day_name
 from infra.errors import ExplainedError
 from infra.home import Home
+from infra.lake import Lake
 from models.contract import Dataset
 from pipelines.sources.contract import SourceSpec
 
