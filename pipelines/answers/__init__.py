@@ -13,6 +13,15 @@ from infra.settings import Settings
 
 ANSWERS: dict[str, str] = {
     "why-ne": "pipelines.answers.why_ne",
+    "calibrated": "pipelines.answers.calibrated",
+    "downsampling": "pipelines.answers.downsampling",
+    "auction-cost": "pipelines.answers.auction_cost",
+    "families": "pipelines.answers.families",
+    "split": "pipelines.answers.split",
+    "leak": "pipelines.answers.leak",
+    "late-labels": "pipelines.answers.late_labels",
+    "position": "pipelines.answers.position",
+    "cold-start": "pipelines.answers.cold_start",
 }
 
 

@@ -80,6 +80,30 @@ def metrics_of(p: F64, data: Dataset, p_true: F64 | None = None) -> dict[str, di
     return {name: report[name] for name in names}
 
 
-def ne_against(p: F64, truth: F64) -> float:
-    """Expected NE of `p` where the true probabilities are known: no luck of the clicks in it."""
-    return float(log_losses(p, truth).mean() / entropy(float(truth.mean())))
+def estimate(statistic: evaluate.Statistic, data: Dataset, lowest: float = -np.inf) -> dict[str, float | None]:
+    """A statistic of a mask over the rows of `data`, with its 95% interval (days and users left out in turn)."""
+    whole = np.ones(len(data), np.bool_)
+    found: dict[str, float | None] = evaluate.interval(
+        statistic, whole, evaluate.day_groups(data.time_us), evaluate.user_groups(data), 0.95, lowest
+    )
+    return found
+
+
+def ratio(above: F64, below: F64, data: Dataset) -> dict[str, float | None]:
+    """Sum of one column over the sum of another, with its 95% interval."""
+
+    def statistic(rows: evaluate.Mask) -> float:
+        total = float(below[rows].sum())
+        return float(above[rows].sum()) / total if total else float("nan")
+
+    return estimate(statistic, data)
+
+
+def expected_ne(p: F64, p_true: F64, data: Dataset) -> dict[str, float | None]:
+    """NE of `p` as the true probabilities make it on average, with its 95% interval: no luck of single clicks in it."""
+    losses = log_losses(p, p_true)
+
+    def statistic(rows: evaluate.Mask) -> float:
+        return float(losses[rows].mean()) / entropy(float(p_true[rows].mean())) if rows.any() else float("nan")
+
+    return estimate(statistic, data)
