@@ -59,10 +59,12 @@ def drop(branch: Home) -> None:
     shutil.rmtree(branch.root)
 
 
-def fingerprint(home: Home) -> str:
-    """BLAKE2b of names and contents of everything in a home except its branches: equal before and after if nothing changed."""
+def fingerprint(home: Home, ignoring: tuple[str, ...] = ()) -> str:
+    """BLAKE2b of names and contents of everything in a home except its branches: equal before and after if nothing changed.
+
+    `ignoring` names folders of the home that are left out too."""
     whole = hashlib.blake2b(digest_size=16)
-    for path in sorted(_files(home)):
+    for path in sorted(_files(home, ("branches", *ignoring))):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         whole.update(f"{path.relative_to(home.root)} {content}\n".encode())
@@ -72,10 +74,10 @@ def fingerprint(home: Home) -> str:
     return whole.hexdigest()
 
 
-def _files(home: Home) -> Iterator[Path]:
+def _files(home: Home, without: tuple[str, ...] = ("branches",)) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(home.root):
-        if Path(folder) == home.root and "branches" in subfolders:
-            subfolders.remove("branches")
+        if Path(folder) == home.root:
+            subfolders[:] = [name for name in subfolders if name not in without]
         yield from (Path(folder, name) for name in names if not name.endswith(_BESIDE_SQLITE))
 
 
