@@ -4,19 +4,22 @@ Ingestion, the prediction log and all readers of events go through it.  A commit
 writer was killed, meets the table as it was before or as it is after.  No JVM; Spark, Trino and DuckDB read the same tables.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.fs as pfs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction, RemoveAction
 
 from infra.clock import to_us
 from infra.errors import ExplainedError
@@ -24,6 +27,9 @@ from infra.home import Home, ReadOnlyHome
 from infra.settings import settings
 
 EVENT_TABLES = ("requests", "impressions", "clicks", "users", "ads")
+# Writers and readers hold a row group at a time; the default of a million rows would make memory grow with the day.
+ROWS_A_GROUP = 65_536
+_GROUPS = WriterProperties(max_row_group_size=ROWS_A_GROUP)
 _TRIES = 5  # commits that meet another writer's commit are tried again this often
 
 
@@ -60,12 +66,18 @@ class Lake:
             raise ValueError(f"rows for {table!r} have no column `day`, which partitions it; there are {data.column_names}")
         return self._commit(table, data, txn, widen=widen)
 
-    def replace_day(self, table: str, day: str, data: pa.Table, txn: tuple[str, int] | None = None) -> bool:
+    def replace_day(
+        self, table: str, day: str, data: pa.Table | pa.RecordBatchReader, txn: tuple[str, int] | None = None
+    ) -> bool:
         """Make `data` the whole content of one day, whatever was there; the column `day` is added where absent.
 
-        Doing it again gives the same content.  `txn` as in `append`.  Raises as `append`, and when a row is of another day."""
+        Rows of a reader (without the column `day`) go to disk in their order as they come, and one commit names the file:
+        memory does not grow with them.  Doing it again gives the same content.  `txn` as in `append`.  Raises as `append`,
+        and when a row is of another day."""
         if date.fromisoformat(day).isoformat() != day:
             raise ValueError(f"{day!r} is not a day; write YYYY-MM-DD")
+        if isinstance(data, pa.RecordBatchReader):
+            return self._stream(table, day, data, txn)
         if "day" not in data.column_names:
             data = data.append_column(pa.field("day", pa.string(), nullable=False), pa.repeat(day, len(data)))
         return self._commit(table, data, txn, day=day)
@@ -86,24 +98,60 @@ class Lake:
             if set(names) == set(data.column_names):
                 data = data.select(names)
             target: Any = found or self._uri(table)
-            once = CommitProperties(app_transactions=[Transaction(*txn)] if txn else None)
+            once = _properties(found, day, txn)
             try:
                 if day is None:
                     merge: Any = "merge" if widen and found else None
                     write_deltalake(
-                        target, data, mode="append", partition_by=["day"], schema_mode=merge, commit_properties=once
-                    )
+                        target, data, mode="append", partition_by=["day"], schema_mode=merge, commit_properties=once,
+                        writer_properties=_GROUPS,
+                    )  # fmt: skip
                 else:
                     of_day = f"day = '{day}'"
                     write_deltalake(
-                        target, data, mode="overwrite", partition_by=["day"], predicate=of_day, commit_properties=once
-                    )
+                        target, data, mode="overwrite", partition_by=["day"], predicate=of_day, commit_properties=once,
+                        writer_properties=_GROUPS,
+                    )  # fmt: skip
             except CommitFailedError:
                 if attempt == _TRIES - 1:
                     raise
                 continue  # another writer was first: look at the table again
             return True
         raise AssertionError("unreachable")
+
+    def _stream(self, table: str, day: str, rows: pa.RecordBatchReader, txn: tuple[str, int] | None) -> bool:
+        """`replace_day` by hand: `write_deltalake` queues what it is given faster than it writes partitions (1.6.6)."""
+        if not self.writable:
+            raise ReadOnlyHome(f"{self._uri(table)} is read-only here: a drill may write only to its own branch")
+        schema = rows.schema.append(pa.field("day", pa.string(), nullable=False))
+        found = DeltaTable.create(self._uri(table), schema, mode="ignore", partition_by=["day"])
+        there = found.to_pyarrow_dataset().schema
+        if {f.name: f.type for f in schema} != {f.name: f.type for f in there}:
+            raise ValueError(f"rows for {table!r} are {rows.schema.names}, the table is {there.names}: no fit")
+        files = pfs.PyFileSystem(DeltaStorageHandler(self._uri(table)))
+        path = f"day={day}/part-{uuid4()}.parquet"
+        named = False  # by a commit
+        try:
+            added = _write_file(files, path, rows, day)
+            for attempt in range(_TRIES):
+                found = self._table(table)
+                if txn and _applied(found, txn[0]) >= txn[1]:
+                    return False
+                try:
+                    found.create_write_transaction(
+                        added, "overwrite", found.schema(), ["day"], [("day", "=", day)],
+                        commit_properties=_properties(found, day, txn),
+                    )  # fmt: skip
+                except CommitFailedError:
+                    if attempt == _TRIES - 1:
+                        raise
+                    continue
+                named = bool(added)
+                return True
+            raise AssertionError("unreachable")
+        finally:
+            if not named:
+                files.delete_file(path)
 
     def read(self, table: str, columns: Sequence[str] | None = None, days: Iterable[str] | None = None) -> pa.Table:
         """Rows of the given days (all by default), ordered by day and then as written; columns as written, or as asked for.
@@ -166,6 +214,28 @@ class Lake:
             made_by = "`clickproof ingest`" if table != "predictions" else "serving some requests, then `clickproof ingest`"
             raise MissingTable(f"there is no table {table!r} in the lake at {self.url}; it is made by {made_by}")
         return found
+
+
+def _write_file(files: pfs.FileSystem, path: str, rows: pa.RecordBatchReader, day: str) -> list[AddAction | RemoveAction]:
+    """Write rows as one file of a day; the action that makes it part of the table, none where there was no row."""
+    count = 0
+    with files.open_output_stream(path) as out, pq.ParquetWriter(out, rows.schema, compression="zstd") as file:
+        for batch in rows:
+            file.write_batch(batch)
+            count += batch.num_rows
+    info = files.get_file_info(path)
+    written_ms = info.mtime_ns // 1_000_000
+    action = AddAction(path, info.size, {"day": day}, written_ms, True, json.dumps({"numRecords": count}))
+    return [action] if count else []
+
+
+def _properties(table: DeltaTable | None, day: str | None, txn: tuple[str, int] | None) -> CommitProperties:
+    """What a commit carries besides its files: the caller's transaction, and one for a replaced day, because Delta refuses a
+    commit whose transaction another one changed meanwhile: two writers can't both fill a day that was empty."""
+    transactions = [Transaction(*txn)] if txn else []
+    if day is not None and table is not None:
+        transactions.append(Transaction(f"day={day}", table.version() + 1))
+    return CommitProperties(app_transactions=transactions or None)
 
 
 def _applied(table: DeltaTable, app: str) -> int:

@@ -1,8 +1,8 @@
 """The batch scorer: a day of impressions from the lake through the same `Scorer` as online requests.  Called by `clickproof
 score`.
 
-Impressions stream through in chunks, so the memory for features does not grow with the day; what stays until the one atomic
-commit is the result, some 50 bytes a row.
+Impressions stream through in chunks and scores stream into the day's one atomic commit, so memory does not grow with the day.
+A part of a day (`features.partition.Part`) is scored without the rest of it: a task of a cluster.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.batch import FeatureBatch, FeatureSource, RequestBatch
 from features.catalogue import Entity
+from features.partition import Part
 from features.requests import from_impressions
 from features.schemas import TIME
 from features.sources import AsOfSource
@@ -45,15 +45,15 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScoreCounts:
     """What scoring a day came to."""
 
     day: str
-    rows: int
-    fallbacks: int  # rows for which some feature view was missing or stale
-    join_s: float  # seconds spent on finding features
-    score_s: float  # seconds spent on encoding, model and calibration
+    rows: int = 0
+    fallbacks: int = 0  # rows for which some feature view was missing or stale
+    join_s: float = 0.0  # seconds spent on finding features
+    score_s: float = 0.0  # seconds spent on encoding, model and calibration
 
     @property
     def rows_per_s(self) -> float:
@@ -70,42 +70,55 @@ def score_day(
     Features are as they could be seen at each impression's time, unless another `source` is given.  Raises
     ExplainedError where no impression arrived on that day.
     """
-    context = context_names(artefact.spec.names)
-    source = source or AsOfSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
-    scorer = Scorer(source, artefact, GreedyPolicy(), Assignment("batch"), None, FixedClock(0))
     lake = Lake.of(home)
     if day not in (days := lake.days("impressions")):
         there = f"there are {days[0]} to {days[-1]}" if days else "the lake holds none at all; run `clickproof ingest`"
         raise ExplainedError(f"no impression arrived on {day}; {there}")
-    done: list[pa.RecordBatch] = []
-    join_s = score_s = 0.0
-    for impressions in _chunks(lake, day, chunk_rows):
+    counts = ScoreCounts(day)
+    scores = score_part(home, Part(day), artefact, source, chunk_rows, counts)
+    lake.replace_day(TABLE, day, pa.RecordBatchReader.from_batches(SCHEMA, scores))
+    return counts
+
+
+def score_part(
+    home: Home,
+    part: Part,
+    artefact: Artefact,
+    source: FeatureSource | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    counts: ScoreCounts | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Scores (`SCHEMA`) of one part's impressions, in order, `chunk_rows` at a time; adds what was done to `counts`."""
+    counts = counts or ScoreCounts(part.day)
+    context = context_names(artefact.spec.names)
+    source = source or AsOfSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
+    scorer = Scorer(source, artefact, GreedyPolicy(), Assignment("batch"), None, FixedClock(0))
+    names = ["impression_id", "event_timestamp", "user_id", "ad_id", "slot", *context]
+    for impressions in _even(part.batches(Lake.of(home), "impressions", names), chunk_rows):
         rows, slot = from_impressions(impressions, context), impressions["slot"].to_numpy()
         started = perf_counter()
         features = fetch(scorer.source, rows)
         joined = perf_counter()
         s, p = scorer.score_features(features, slot)
-        score_s += perf_counter() - joined
-        join_s += joined - started
-        done.append(_result(rows, slot, s, p, features, artefact.hash))
-    scores = pa.Table.from_batches(
-        done, SCHEMA
-    ).combine_chunks()  # the Delta writer keeps the order of rows only within a chunk
-    lake.replace_day(TABLE, day, scores)
-    return ScoreCounts(day, scores.num_rows, pc.sum(pc.not_equal(scores["fallback_mask"], 0)).as_py() or 0, join_s, score_s)
+        counts.score_s += perf_counter() - joined
+        counts.join_s += joined - started
+        result = _result(rows, slot, s, p, features, artefact.hash)
+        counts.rows += result.num_rows
+        counts.fallbacks += int(np.count_nonzero(result["fallback_mask"].to_numpy()))
+        yield result
 
 
-def _chunks(lake: Lake, day: str, chunk_rows: int) -> Iterator[pa.Table]:
-    """The day's impressions in tables of `chunk_rows` rows, the last one shorter."""
+def _even(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Batches of any size as tables of `rows` rows, the last one shorter: a call of the join costs the same for few rows."""
     waiting: list[pa.RecordBatch] = []
     count = 0
-    for batch in lake.scan("impressions").to_batches(filter=pc.field("day") == day, batch_size=chunk_rows, batch_readahead=1):
+    for batch in batches:
         while batch.num_rows:
-            part = batch.slice(0, chunk_rows - count)
-            batch = batch.slice(part.num_rows)
-            waiting.append(part)
-            count += part.num_rows
-            if count == chunk_rows:
+            piece = batch.slice(0, rows - count)
+            batch = batch.slice(piece.num_rows)
+            waiting.append(piece)
+            count += piece.num_rows
+            if count == rows:
                 yield pa.Table.from_batches(waiting)
                 waiting, count = [], 0
     if waiting:

@@ -1,5 +1,6 @@
 """The lake: atomic, exactly once, pruned by day, read in one order, closed to drills."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, SchemaMismatchError
 
 from features.schemas import CLICKS, TIME
@@ -131,6 +133,55 @@ def test_rows_of_a_table_in_chunks_keep_their_order(lake: Lake) -> None:
         "clicks", "2026-01-05", pa.concat_tables([rows.slice(start, 10_000) for start in range(0, 60_000, 10_000)])
     )
     assert ids(lake) == list(range(60_000))
+
+
+def stream(*parts: pa.Table) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(CLICKS, (batch for part in parts for batch in part.to_batches()))
+
+
+def test_rows_of_a_reader_replace_a_day_in_their_order_and_one_commit(lake: Lake) -> None:
+    lake.replace_day("clicks", "2026-01-04", clicks(1))
+    lake.replace_day("clicks", "2026-01-05", clicks(2))
+    many = [clicks(*range(start, start + 5000)) for start in range(100_000, 0, -5000)]
+    assert lake.replace_day("clicks", "2026-01-05", stream(*many), ("scorer", 1))
+    assert lake.version("clicks") == 2
+    wanted = [i for start in range(100_000, 0, -5000) for i in range(start, start + 5000)]
+    assert ids(lake) == [1, *wanted]
+    assert not lake.replace_day("clicks", "2026-01-05", stream(clicks(9)), ("scorer", 1))
+    assert lake.replace_day("clicks", "2026-01-05", stream())
+    assert ids(lake) == [1]
+    assert lake.days("clicks") == ["2026-01-04"]
+
+
+def test_a_reader_that_fails_leaves_the_day_and_the_disk_as_they_were(lake: Lake) -> None:
+    def failing() -> Iterator[pa.RecordBatch]:
+        yield clicks(2).to_batches()[0]
+        raise RuntimeError("the join failed")
+
+    lake.replace_day("clicks", "2026-01-05", clicks(1))
+    files = sorted(Path(lake.url).rglob("*.parquet"))
+    with pytest.raises(RuntimeError, match="the join failed"):
+        lake.replace_day("clicks", "2026-01-05", pa.RecordBatchReader.from_batches(CLICKS, failing()))
+    with pytest.raises(ValueError, match="no fit"):
+        lake.replace_day("clicks", "2026-01-05", clicks(3).select(["click_id"]).to_reader())
+    assert (ids(lake), sorted(Path(lake.url).rglob("*.parquet"))) == ([1], files)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_of_two_writers_of_one_day_the_later_replaces_the_earlier(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, filled: bool, streamed: bool
+) -> None:
+    lake.replace_day("clicks", "2026-01-04", clicks(1))
+    if filled:
+        lake.replace_day("clicks", "2026-01-05", clicks(2))
+    stale = [DeltaTable(lake._uri("clicks"))]  # the loser looked at the table before the winner committed
+    lake.replace_day("clicks", "2026-01-05", stream(clicks(3, 4)) if streamed else clicks(3, 4))
+    real = lake._open
+    monkeypatch.setattr(lake, "_open", lambda table: stale.pop() if stale else real(table))
+    lake.replace_day("clicks", "2026-01-05", stream(clicks(5, 6)) if streamed else clicks(5, 6))
+    assert not stale
+    assert ids(lake) == [1, 5, 6]
 
 
 def test_duckdb_reads_a_scan_and_filters_to_the_microsecond(lake: Lake) -> None:
