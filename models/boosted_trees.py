@@ -13,7 +13,7 @@ import numpy as np
 
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoder
-from models.tensors import TRAINING_THREADS
+from models.threads import TRAINING_THREADS
 
 if TYPE_CHECKING:
     import xgboost
@@ -23,12 +23,12 @@ PARAMETERS: dict[str, Any] = {
     "objective": "binary:logistic",
     "eval_metric": "logloss",
     "tree_method": "hist",
-    "max_depth": 6,
-    "eta": 0.08,
+    "max_depth": 4,
+    "eta": 0.06,
     "min_child_weight": 20,
     "subsample": 0.8,
     "colsample_bytree": 0.6,
-    "lambda": 5.0,
+    "lambda": 20.0,
     "max_bin": 128,
     "base_score": 0.5,  # margin 0: the offset carries the level, so that a warm start can continue
 }

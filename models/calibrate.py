@@ -1,7 +1,7 @@
-"""The last step to a probability: logit p = a s + c + b(slot), with a and c fitted on days that the model never saw.
+"""The last step to a probability: logit p = a s + c + b(slot), with a and c fitted on days that the model did not learn from.
 
-`models.train` fits it on the calibration days; it travels in the artefact.  Platt scaling (Platt 1999), with b held fixed as an
-offset so that calibration cannot undo the position.
+`models.train` fits it on the days after training; it travels in the artefact.  Platt scaling (Platt 1999), with b held fixed
+as an offset so that calibration cannot undo the position.
 """
 
 from collections.abc import Mapping

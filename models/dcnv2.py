@@ -4,6 +4,7 @@ Wang et al. 2021, "DCN V2: Improved Deep & Cross Network": x' = x0 * (W x + b) +
 Sequences are the mean of their embeddings.  Built by `models.train` through `models.contract.Model`.
 """
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoder
 from models.metrics import logit_log_loss
-from models.tensors import torch_threads, training_threads
+from models.threads import torch_threads, training_threads
 
 Settings = Mapping[str, Any]
 SETTINGS: Settings = {
@@ -27,8 +28,9 @@ SETTINGS: Settings = {
     "dropout": 0.1,
     "embedding_dropout": 0.1,  # share of large-vocabulary codes hidden in training, so that the unknown code is trained too
     "learning_rate": 1e-3,
-    "embedding_decay": 1e-2,  # pull of the batch's embeddings to zero; without it, users and ads are memorised in one epoch
-    "weight_decay": 1e-5,
+    "embedding_decay": 2.0,  # times the learning rate: how much embeddings shrink a step, so that no user is memorised
+    "weight_decay": 0.1,
+    "averaging": 0.99,  # the weights kept are a running mean over the last hundred or so steps (Polyak and Juditsky 1992)
     "batch": 1024,
     "epochs": 8,
     "checks": 4,  # validations an epoch
@@ -118,9 +120,10 @@ class DCNv2:
         every = max(1, steps // self.settings["checks"])
         history: list[float] = []
         best, kept, at = np.inf, _copy(self.network), 0
+        mean = copy.deepcopy(self.network)
         with training_threads():
             if warm_start is not None:
-                best = self._log_loss(held_out, offset[1], valid.label)
+                best = _log_loss(mean, held_out, offset[1], valid.label)
                 history.append(best)
             optimiser = _optimiser(self.network, self.settings, self.settings["learning_rate"])
             for step in range(steps * self.settings["epochs"]):
@@ -128,10 +131,14 @@ class DCNv2:
                     order = torch.randperm(len(train))
                 rows = order[(step % steps) * batch :][:batch]
                 self._step(optimiser, [part[rows] for part in inputs], label[rows], shift[rows])
+                keep = min(self.settings["averaging"], (step + 1) / (step + 10))
+                with torch.no_grad():
+                    for slow, fast in zip(mean.parameters(), self.network.parameters(), strict=True):
+                        slow.lerp_(fast, 1 - keep)
                 if (step + 1) % every == 0:
-                    history.append(self._log_loss(held_out, offset[1], valid.label))
+                    history.append(_log_loss(mean, held_out, offset[1], valid.label))
                     if history[-1] < best:
-                        best, kept, at = history[-1], _copy(self.network), step + 1
+                        best, kept, at = history[-1], _copy(mean), step + 1
                     elif len(history) - 1 - int(np.argmin(history)) >= self.settings["patience"]:
                         break
         self.network.load_state_dict(kept)
@@ -153,7 +160,7 @@ class DCNv2:
     def score(self, columns: Mapping[str, Array]) -> F32:
         """s(x) of n rows, float32 [n], with `threads` threads."""
         with torch_threads(self.threads):
-            return self._score(self._tensors(columns))
+            return _score(self.network, self._tensors(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, network.json (settings) and network.npz (weights by name)."""
@@ -195,15 +202,17 @@ class DCNv2:
         loss.backward()
         optimiser.step()
 
-    def _score(self, inputs: list[Tensor]) -> F32:
-        self.network.eval()
-        with torch.inference_mode():
-            pieces = zip(*(part.split(SCORE_ROWS) for part in inputs), strict=True)
-            parts = [self.network(codes, numbers, sequences).numpy() for codes, numbers, *sequences in pieces]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
-    def _log_loss(self, inputs: list[Tensor], offset: F32, label: Array) -> float:
-        return logit_log_loss(self._score(inputs) + offset, label)
+def _score(network: Network, inputs: list[Tensor]) -> F32:
+    network.eval()
+    with torch.inference_mode():
+        pieces = zip(*(part.split(SCORE_ROWS) for part in inputs), strict=True)
+        parts = [network(codes, numbers, sequences).numpy() for codes, numbers, *sequences in pieces]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _log_loss(network: Network, inputs: list[Tensor], offset: F32, label: Array) -> float:
+    return logit_log_loss(_score(network, inputs) + offset, label)
 
 
 def _network(encoder: Encoder, settings: Settings) -> Network:

@@ -22,13 +22,15 @@ from models.contract import Array, Dataset
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Statistic = Callable[[Mask], float]
 
 USER_GROUPS = 20
 NEW_AD_DAYS = 3.0
 BY_DAY = "day-clustered jackknife, Student t with days - 1 degrees of freedom, never narrower than by user"
 BY_USER = "user-clustered jackknife (20 groups): fewer than two days, so day-to-day variance is not included"
 METRICS = ("ne", "log_loss", "calibration", "ece", "auc", "user_auc", "signal_captured")
+SLICE_METRICS = ("ne", "log_loss", "calibration", "auc", "signal_captured")
+BOUNDS = {name: (0.0, np.inf if name in ("ne", "log_loss", "calibration") else 1.0) for name in METRICS}
+BOUNDS["signal_captured"] = (-np.inf, 1.0)
 
 
 def report(
@@ -47,12 +49,9 @@ def report(
     without slices}}.
     """
     rows = _Rows(np.asarray(p, np.float64), data, None if p_true is None else np.asarray(p_true, np.float64))
-    out = rows.report(np.ones(len(data), np.bool_), METRICS, confidence)
+    out = rows.report(METRICS, confidence)
     out["slices"] = {
-        name: {
-            str(value): rows.report(values == value, ("ne", "log_loss", "calibration", "auc", "signal_captured"), confidence)
-            for value in np.unique(values)
-        }
+        name: {str(value): rows.only(values == value).report(SLICE_METRICS, confidence) for value in np.unique(values)}
         for name, values in (slices or {}).items()
     }
     return out
@@ -65,16 +64,16 @@ def compare(p: Array, baseline: Array, data: Dataset, *, confidence: float = 0.9
     out.  The default 90% interval leaves 5% on either side: its upper end is the bound of a one-sided test at 5%, which is
     what gates ask for. Returns {"ne_difference": {"value", "low", "high"}, "n", "days", "method", "confidence"}.
     """
-    difference = metrics.log_losses(p, data.label) - metrics.log_losses(baseline, data.label)
     label = data.label.astype(np.float64)
+    difference = metrics.log_losses(p, label) - metrics.log_losses(baseline, label)
+    sums = np.stack([np.ones(len(data)), label, difference], axis=1)
 
-    def statistic(rows: Mask) -> float:
-        background = metrics.entropy(float(label[rows].mean())) if rows.any() else float("nan")
-        return float(difference[rows].mean()) / background if background > 0 else float("nan")
+    def statistic(total: F64) -> float:
+        return _over(total[2], total[0] * metrics.entropy(total[1] / total[0])) if total[0] else float("nan")
 
     days, users = day_groups(data.time_us), user_groups(data)
     return {
-        "ne_difference": interval(statistic, np.ones(len(data), np.bool_), days, users, confidence),
+        "ne_difference": interval(*_sum_jackknives(statistic, sums, days, users), confidence),
         "n": len(data),
         "days": len(np.unique(days)),
         "method": _method(days),
@@ -94,29 +93,31 @@ def slices_of(data: Dataset) -> dict[str, Array]:
 
 
 def interval(
-    statistic: Statistic,
-    rows: Mask,
-    days: Array,
-    users: Array,
-    confidence: float,
-    lowest: float = -np.inf,
-    highest: float = np.inf,
+    value: float, by_day: F64, by_user: F64, confidence: float, lowest: float = -np.inf, highest: float = np.inf
 ) -> dict[str, float | None]:
-    """{"value", "low", "high"} of `statistic` on the rows of a mask; see the top of this file for the method.
+    """{"value", "low", "high"} from a statistic and its values with one day, and one group of users, left out at a time.
 
-    `days` and `users` give each row's group.  "low" and "high" are None where a jackknife has fewer than two groups, all of
-    them None where the statistic itself is NaN."""
+    See the top of this file for the method.  "low" and "high" are None where neither jackknife has two values, all of them None
+    where the statistic itself is NaN."""
     from scipy.stats import t as student
 
-    value = statistic(rows)
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None}
-    by_day, by_user = _jackknife(statistic, rows, days), _jackknife(statistic, rows, users)
-    halves = [float(student.ppf(0.5 + confidence / 2, found[1])) * found[0] for found in (by_day, by_user) if found is not None]
+    halves = []
+    for left_out in (by_day, by_user):
+        usable = left_out[np.isfinite(left_out)]
+        if (n := len(usable)) > 1:
+            error = np.sqrt((n - 1) / n * np.sum((usable - usable.mean()) ** 2))
+            halves.append(float(student.ppf(0.5 + confidence / 2, n - 1) * error))
     if not halves:
         return {"value": value, "low": None, "high": None}
-    half = max(halves)
-    return {"value": value, "low": max(value - half, lowest), "high": min(value + half, highest)}
+    return {"value": value, "low": max(value - max(halves), lowest), "high": min(value + max(halves), highest)}
+
+
+def rate_interval(label: Array, days: Array, users: Array, confidence: float = 0.95) -> dict[str, float | None]:
+    """The click rate of some rows with its interval."""
+    sums = np.stack([np.ones(len(label)), np.asarray(label, np.float64)], axis=1)
+    return interval(*_sum_jackknives(lambda total: _over(total[1], total[0]), sums, days, users), confidence, 0.0, 1.0)
 
 
 def day_groups(time_us: Array) -> npt.NDArray[np.int64]:
@@ -130,22 +131,37 @@ def user_groups(data: Dataset) -> npt.NDArray[np.int64]:
     return (mix(ids, 7) % np.uint64(USER_GROUPS)).astype(np.int64)
 
 
-def _jackknife(statistic: Statistic, rows: Mask, groups: Array) -> tuple[float, int] | None:
-    """Standard error by leaving out one group at a time, and its degrees of freedom; None with fewer than two usable groups."""
-    present = np.unique(groups[rows])
-    left_out = [statistic(rows & (groups != group)) for group in present]
-    values = np.array([value for value in left_out if np.isfinite(value)])
-    if len(values) < 2:
-        return None
-    return float(np.sqrt((len(values) - 1) / len(values) * np.sum((values - values.mean()) ** 2))), len(values) - 1
-
-
 def _method(days: Array) -> str:
     return BY_DAY if len(np.unique(days)) > 1 else BY_USER
 
 
+def _over(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator > 0 else float("nan")
+
+
+def _sum_jackknives(function: Callable[[F64], float], sums: F64, days: Array, users: Array) -> tuple[float, F64, F64]:
+    """A function of column sums: its value, and its values without each day and without each group of users."""
+    total = sums.sum(axis=0)
+    left_out = []
+    for groups in (days, users):
+        _, index = np.unique(groups, return_inverse=True)
+        count = int(index.max(initial=-1)) + 1
+        parts = np.stack([np.bincount(index, column, minlength=count) for column in sums.T], axis=1)
+        left_out.append(np.array([function(total - part) for part in parts]) if count > 1 else np.zeros(0))
+    return function(total), left_out[0], left_out[1]
+
+
+def _rank_jackknives(function: Callable[[Mask], float], days: Array, users: Array) -> tuple[float, F64, F64]:
+    """The same for a function of a mask over the rows, for what isn't made of sums."""
+    left_out = []
+    for groups in (days, users):
+        present = np.unique(groups)
+        left_out.append(np.array([function(groups != group) for group in present]) if len(present) > 1 else np.zeros(0))
+    return function(np.ones(len(days), np.bool_)), left_out[0], left_out[1]
+
+
 class _Rows:
-    """Rows sorted once by p and once by (user, p): a part of sorted rows is sorted, so no metric has to sort again."""
+    """Rows in ascending order of p: a part of sorted rows is sorted, so no metric has to sort again."""
 
     def __init__(self, p: F64, data: Dataset, p_true: F64 | None) -> None:
         if len(p) != len(data) or (p_true is not None and len(p_true) != len(data)):
@@ -153,64 +169,66 @@ class _Rows:
         if not np.isfinite(p).all():
             first = int(np.flatnonzero(~np.isfinite(p))[0])
             raise ValueError(f"probability of row {first} (impression {data.row_id[first]}) is {p[first]}: nothing to evaluate")
-        self.order = np.argsort(p, kind="stable")
-        self.p = p[self.order]
-        self.label = data.label[self.order].astype(np.float64)
-        self.user = data.group[self.order]
-        self.truth = None if p_true is None else p_true[self.order]
-        self.days, self.users = day_groups(data.time_us)[self.order], user_groups(data)[self.order]
-        self.by_user = np.argsort(self.user, kind="stable")
-        self.losses = metrics.log_losses(self.p, self.label)
-        if self.truth is not None:
-            self.expected = metrics.log_losses(self.p, self.truth)
-            self.floor = metrics.log_losses(self.truth, self.truth)
+        order = np.argsort(p, kind="stable")
+        truth = np.full(len(p), np.nan) if p_true is None else p_true
+        self.p, self.label, self.truth = p[order], data.label[order].astype(np.float64), truth[order]
+        self.user, self.days, self.users = data.group[order], day_groups(data.time_us)[order], user_groups(data)[order]
+        self.rank = np.empty(len(p), np.int64)
+        self.rank[order] = np.arange(len(p))
 
-    def statistic(self, name: str) -> Statistic:
-        """The metric of that name as a function of a mask over the sorted rows."""
+    def only(self, mask: Mask) -> "_Rows":
+        """The rows of a mask in the order of the data given."""
+        kept = np.sort(self.rank[mask])
+        part = object.__new__(_Rows)
+        for name in ("p", "label", "truth", "user", "days", "users"):
+            setattr(part, name, getattr(self, name)[kept])
+        return part
 
-        def ne(rows: Mask) -> float:
-            background = metrics.entropy(float(self.label[rows].mean())) if rows.any() else float("nan")
-            return float(self.losses[rows].mean()) / background if background > 0 else float("nan")
+    def report(self, names: tuple[str, ...], confidence: float) -> dict[str, Any]:
+        """Metrics `names` with intervals."""
+        out: dict[str, Any] = {
+            "n": len(self.p),
+            "clicks": int(self.label.sum()),
+            "days": len(np.unique(self.days)),
+            "method": _method(self.days),
+            "confidence": confidence,
+        }
+        by_sums = self._by_sums()
+        by_user = np.argsort(self.user, kind="stable") if "user_auc" in names else np.zeros(0, np.int64)
 
         def user_auc(rows: Mask) -> float:
-            kept = self.by_user[rows[self.by_user]]
+            kept = by_user[rows[by_user]]
             return metrics.user_auc_sorted(self.p[kept], self.label[kept], self.user[kept])
 
-        def signal(rows: Mask) -> float:
-            if self.truth is None or not rows.any():
-                return float("nan")
-            floor = self.floor[rows].mean()
-            most = metrics.entropy(float(self.truth[rows].mean())) - floor
-            return float(1.0 - (self.expected[rows].mean() - floor) / most) if most > metrics.TINY else float("nan")
-
-        table: dict[str, Statistic] = {
-            "ne": ne,
-            "log_loss": lambda rows: float(self.losses[rows].mean()) if rows.any() else float("nan"),
-            "calibration": lambda rows: metrics.calibration(self.p[rows], self.label[rows]),
+        by_rank: dict[str, Callable[[Mask], float]] = {
             "ece": lambda rows: metrics.ece_sorted(self.p[rows], self.label[rows]),
             "auc": lambda rows: metrics.auc_sorted(self.p[rows], self.label[rows]),
             "user_auc": user_auc,
-            "signal_captured": signal,
-        }
-        return table[name]
-
-    def report(self, mask: Mask, names: tuple[str, ...], confidence: float) -> dict[str, Any]:
-        """Metrics `names` with intervals over the rows of a mask (in the original order)."""
-        rows = mask[self.order]
-        bounds = {
-            "ne": (0.0, np.inf),
-            "log_loss": (0.0, np.inf),
-            "calibration": (0.0, np.inf),
-            "signal_captured": (-np.inf, 1.0),
-        }
-        out: dict[str, Any] = {
-            "n": int(rows.sum()),
-            "clicks": int(self.label[rows].sum()),
-            "days": len(np.unique(self.days[rows])),
-            "method": _method(self.days[rows]),
-            "confidence": confidence,
         }
         for name in names:
-            limits = bounds.get(name, (0.0, 1.0))
-            out[name] = interval(self.statistic(name), rows, self.days, self.users, confidence, *limits)
+            jackknives = by_sums[name] if name in by_sums else _rank_jackknives(by_rank[name], self.days, self.users)
+            out[name] = interval(*jackknives, confidence, *BOUNDS[name])
         return out
+
+    def _by_sums(self) -> dict[str, tuple[float, F64, F64]]:
+        """Metrics that are functions of sums over rows, for all of which one pass is enough."""
+        losses = metrics.log_losses(self.p, self.label)
+        expected, floor = metrics.log_losses(self.p, self.truth), metrics.log_losses(self.truth, self.truth)
+        sums = np.stack([np.ones(len(self.p)), self.label, self.p, losses, self.truth, expected, floor], axis=1)
+
+        def ne(total: F64) -> float:
+            return _over(total[3], total[0] * metrics.entropy(total[1] / total[0])) if total[0] else float("nan")
+
+        def signal(total: F64) -> float:
+            if not total[0] or not np.isfinite(total[4]):
+                return float("nan")
+            most = total[0] * metrics.entropy(total[4] / total[0]) - total[6]
+            return 1.0 - (total[5] - total[6]) / most if most > metrics.TINY * total[0] else float("nan")
+
+        functions: dict[str, Callable[[F64], float]] = {
+            "ne": ne,
+            "log_loss": lambda total: _over(total[3], total[0]),
+            "calibration": lambda total: _over(total[1], total[2]),
+            "signal_captured": signal,
+        }
+        return {name: _sum_jackknives(function, sums, self.days, self.users) for name, function in functions.items()}

@@ -16,7 +16,7 @@ from models.encode import Encoded, Encoder
 from models.metrics import logit_log_loss
 from models.newton import sigmoid
 
-STRENGTHS = (64.0, 16.0, 4.0, 1.0)  # ridge on category weights, from stiff to loose; validation picks one
+STRENGTHS = (256.0, 64.0, 16.0, 4.0)  # ridge on category weights, from stiff to loose; validation picks one
 NUMERIC_RIDGE = 1.0
 STEPS = 40  # L-BFGS iterations for each strength
 
@@ -158,7 +158,7 @@ def _minimise(
     """Weights that minimise the summed log loss + 1/2 sum ridge (w - centre)^2, and the L-BFGS steps taken."""
     import torch
 
-    from models.tensors import training_threads
+    from models.threads import training_threads
 
     with training_threads():
         index, dense = torch.from_numpy(np.ascontiguousarray(codes.T)), torch.from_numpy(numbers)

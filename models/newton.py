@@ -7,6 +7,8 @@ with dials.
 import numpy as np
 import numpy.typing as npt
 
+from models.threads import blas_threads
+
 Array = npt.NDArray[np.float64]
 CHUNK = 32_768  # rows a matrix product works on, so that temporaries stay in cache
 
@@ -32,7 +34,7 @@ def ridge_logistic(
     prior: npt.NDArray[np.floating],
     *,
     iterations: int = 30,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-7,
 ) -> Array:
     """Coefficients w [k] that minimise sum log(1 + e^z) - y z + 1/2 sum penalty (w - prior)^2, with z = design @ w + offset.
 
@@ -41,6 +43,19 @@ def ridge_logistic(
     reweighted least squares), stopped when a step can gain less than `tolerance` per row.  Raises ArithmeticError when it
     has not converged, which takes NaN in the inputs.
     """
+    with blas_threads(1):
+        return _newton(design, label, offset, penalty, prior, iterations, tolerance)
+
+
+def _newton(
+    design: npt.NDArray[np.floating],
+    label: npt.NDArray[np.integer],
+    offset: npt.NDArray[np.floating],
+    penalty: npt.NDArray[np.floating],
+    prior: npt.NDArray[np.floating],
+    iterations: int,
+    tolerance: float,
+) -> Array:
     n = len(design)
     weights = np.asarray(prior, np.float64).copy()
 

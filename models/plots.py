@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from infra.clock import day_name
 from models.contract import Array, Dataset
-from models.evaluate import day_groups, interval, user_groups
+from models.evaluate import day_groups, rate_interval, user_groups
 from models.metrics import entropy, log_losses
 
 INK, BLUE, ORANGE = "#7a828c", "#2f81d7", "#cc6a1c"
@@ -30,7 +30,7 @@ def reliability(path: Path, p: Array, data: Dataset, *, bins: int = 12, title: s
     group = rank * bins // max(len(p), 1)
     for number in np.unique(group):
         inside = group == number
-        rate = interval(lambda rows: float(label[rows].mean()) if rows.any() else float("nan"), inside, days, users, 0.95)
+        rate = rate_interval(label[inside], days[inside], users[inside])
         x, y = float(p[inside].mean()), float(label[inside].mean())
         if rate["low"] is not None and rate["high"] is not None:
             axes.plot([x, x], [max(rate["low"], 1e-5), rate["high"]], color=BLUE, linewidth=1.5, alpha=0.7)

@@ -18,7 +18,7 @@ from models.newton import ridge_logistic
 MAX_ROWS = 400_000  # more rows add cost and no digit that matters: b's standard error is below 0.02 there
 WEAK = 0.1  # ridge on slots and intercepts: keeps slots with no click finite
 CONTROL = 1.0  # ridge on the controls
-CONFOUNDING = 0.25  # prior standard deviation of what the controls miss, in logits
+CONFOUNDING = 0.1  # prior standard deviation of the relevance that the controls miss, in logits a slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class PositionBias:
 def learn_position(train: Dataset, encoder: Encoder, *, seed: int = 0) -> PositionBias:
     """b(slot) from training rows (at most 400,000 of them, drawn with `seed`).
 
-    Logistic regression of the click on slot dummies and the encoder's standardised numbers (Richardson, Dominowska, Ragno 2007:
-    position as a factor of its own).  Where some requests were shown in random order, every slot gets a second coefficient
-    for the other requests, shrunk to zero with standard deviation `CONFOUNDING`: it takes up what the controls miss, and b
-    rests on the randomised rows as far as they are many enough to tell.
+    Logistic regression of the click on slot dummies and the encoder's standardised numbers (Richardson, Dominowska, Ragno
+    2007: position as a factor of its own).  Where some requests were shown in random order, the others get a second slope along
+    the slots, shrunk to zero with standard deviation `CONFOUNDING`: it takes up the relevance that a policy saw and the
+    controls miss, as far as the randomised rows are many enough to tell it from b.
     """
     if len(train) > MAX_ROWS:
         train = train.take(np.sort(np.random.default_rng(seed).choice(len(train), MAX_ROWS, replace=False)))
@@ -59,8 +59,8 @@ def learn_position(train: Dataset, encoder: Encoder, *, seed: int = 0) -> Positi
     penalties = [np.full(slots, WEAK), np.full(encoder.dense, CONTROL)]
     chosen = (~train.randomised).astype(np.float32)[:, None]
     if train.randomised.any() and chosen.any():
-        blocks += [chosen, dummies * chosen]
-        penalties += [np.full(1, WEAK), np.full(slots - 1, CONFOUNDING**-2)]
+        blocks += [chosen, chosen * slot[:, None].astype(np.float32)]
+        penalties += [np.array([WEAK, CONFOUNDING**-2])]
     design, penalty = np.concatenate(blocks, axis=1), np.concatenate(penalties)
     weights = ridge_logistic(design, train.label, np.zeros(len(train), np.float32), penalty, np.zeros(len(penalty)))
     values = np.concatenate([np.zeros(1), weights[1:slots]])

@@ -3,6 +3,8 @@ tests."""
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from infra.clock import day_name
 from models.artefact import Artefact
 from models.calibrate import fit_calibrator
@@ -36,7 +38,7 @@ def train_family(
     service: str = "ctr_full",
     entities: tuple[str, ...] = ("user", "ad", "campaign", "placement"),
 ) -> Trained:
-    """Train family `name` on `train`, stop early on `valid`, calibrate on `calibrate` (later days that the fit never saw).
+    """Train family `name` on `train`, stop early on `valid`, calibrate on `calibrate` (later days) together with `valid`.
 
     Give `position` and `encoder` where several families are trained on the same rows: both are learned once.  With
     `warm_start` the model continues from an older artefact of the same family and keeps its encoder, grown by new
@@ -57,6 +59,13 @@ def train_family(
     model: TrainedModel = family(name)(encoder)
     offsets = (position.offset(train.slot), position.offset(valid.slot))
     report = model.fit(train, valid, offsets, seed=seed, warm_start=None if warm_start is None else warm_start.model)
-    calibrator = fit_calibrator(model.score(calibrate.columns), calibrate.label, position.offset(calibrate.slot))
+    # One day's luck moves the click rate by some 5%, so the validation days help: the fit took only its stopping time from
+    # them.
+    late = (valid, calibrate)
+    calibrator = fit_calibrator(
+        np.concatenate([model.score(part.columns) for part in late]),
+        np.concatenate([part.label for part in late]),
+        np.concatenate([position.offset(part.slot) for part in late]),
+    )
     days = (day_name(int(train.time_us.min())), day_name(int(train.time_us.max())))
     return Trained(Artefact(model, position, calibrator, service, entities, days, seed, model.configuration()), report)
