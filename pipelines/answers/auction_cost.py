@@ -126,7 +126,7 @@ def _cost(auctions: Auctions, p: F64, reserve: float) -> dict[str, Any]:
     gain, best_gain = np.where(promised >= reserve, got - reserve, 0.0), np.maximum(best - reserve, 0.0)
 
     def lost(of: F64, out_of: F64) -> dict[str, float | None]:
-        return estimate(lambda rows: 1.0 - float(of[rows].sum()) / float(out_of[rows].sum()), auctions.data)
+        return estimate(lambda total: 1.0 - float(total[0] / total[1]), (of, out_of), auctions.data)
 
     return {
         "regret": lost(got, best),
@@ -150,8 +150,9 @@ def markdown(result: dict[str, Any]) -> str:
     cells = ["p is", "another ad wins than by true p", "value lost", "with a reserve", "promised over delivered"]
     return "\n".join(
         [
-            f"{result['auctions']:,} auctions of {result['ads']:,} ads, {result['days']} days. Percent of the true expected value "
-            "that is lost, with 95% intervals, by the spread (standard deviation of log factor; everybody's factor is as large):",
+            f"{result['auctions']:,} auctions of {result['ads']:,} ads, {result['days']} days. Percent of the true expected "
+            "value that is lost, with 95% intervals, by the spread of the factor (standard deviation of its logarithm; "
+            "everybody's factor is one such step up):",
             "",
             tables["regret"],
             "",

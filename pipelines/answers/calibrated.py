@@ -10,7 +10,7 @@ from infra.settings import Settings
 from models import metrics
 from models.contract import Array, Dataset
 from models.evaluate import slices_of
-from pipelines.answers.material import F64, estimate, material
+from pipelines.answers.material import F64, material, metrics_of, ratio
 from pipelines.answers.show import BLUE, INK, ORANGE, panels, save
 from pipelines.page_blocks import interval, table
 
@@ -33,7 +33,7 @@ def run(chosen: Settings) -> dict[str, Any]:
         clicked = (random.random(len(p)) < p).astype(np.uint8)
         ece_by_luck.append(metrics.ece(p, clicked))
         redrawn = _relabelled(test, clicked)
-        by_luck.append(sum(_excludes(_ratio(p[at], redrawn.take(at)), 1.0) for _, _, at in slices[1:]))
+        by_luck.append(sum(_excludes(ratio(redrawn.label[at], p[at], redrawn.take(at)), 1.0) for _, _, at in slices[1:]))
     dimensions = list(dict.fromkeys(row["dimension"] for row in rows[1:]))
     return {
         **found.size(),
@@ -67,18 +67,15 @@ def _slices(test: Dataset) -> Iterator[tuple[str, str, Array]]:
 
 
 def _measure(dimension: str, value: str, p: F64, data: Dataset) -> dict[str, Any]:
+    found = metrics_of(p, data)
     return {
         "dimension": dimension,
         "value": value,
         "n": len(data),
         "clicks": int(data.label.sum()),
-        "calibration": _ratio(p, data),
-        "ece": estimate(lambda rows: metrics.ece(p[rows], data.label[rows]), data, 0.0),
+        "calibration": found["calibration"],
+        "ece": found["ece"],
     }
-
-
-def _ratio(p: F64, data: Dataset) -> dict[str, float | None]:
-    return estimate(lambda rows: metrics.calibration(p[rows], data.label[rows]), data)
 
 
 def _relabelled(data: Dataset, label: Array) -> Dataset:

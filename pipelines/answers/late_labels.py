@@ -16,9 +16,8 @@ from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings
 from models.contract import Dataset
-from models.metrics import entropy, log_losses
 from models.train import train_family
-from pipelines.answers.material import F64, Material, estimate, expected_ne, material, ratio
+from pipelines.answers.material import F64, Material, expected_difference, expected_ne, material, ratio
 from pipelines.answers.show import BLUE, INK, ORANGE, panels, save
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
@@ -58,7 +57,7 @@ def run(chosen: Settings) -> dict[str, Any]:
             "corrected": _row(corrected, truth, found.test),
         }
     for hours in WAITS_H:
-        difference = _difference(predictions[hours], predictions[24], truth, found.test)
+        difference = expected_difference(predictions[hours], predictions[24], truth, found.test)
         waits[str(hours)]["corrected"]["ne_against_24h"] = difference
     curve = [1 / 60, 0.25, 0.5, 1, 2, 3, 6, 12, 18, 24, 36, 48, 72, 120, 168]
     return {
@@ -123,12 +122,6 @@ def _predict(found: Material, data: Dataset, delay: I64, wait_us: int, begin_us:
 
 def _row(p: F64, truth: F64, test: Dataset) -> dict[str, Any]:
     return {"ne": expected_ne(p, truth, test), "promised": ratio(p, truth, test)}
-
-
-def _difference(p: F64, other: F64, truth: F64, test: Dataset) -> dict[str, float | None]:
-    """Expected NE of `p` minus that of `other`, paired by row."""
-    losses = log_losses(p, truth) - log_losses(other, truth)
-    return estimate(lambda rows: float(losses[rows].mean()) / entropy(float(truth[rows].mean())), test)
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What most answers start from: the training set cut by time, the champion, and the truth behind the test days."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from infra.home import Home
 from infra.settings import Settings
 from models import evaluate
 from models.artefact import Artefact
-from models.contract import Dataset
+from models.contract import Array, Dataset
 from models.metrics import entropy, log_losses
 from pipelines.console import say
 from pipelines.promotion import champion_of
@@ -21,6 +22,7 @@ from pipelines.training import Parts, assemble, probability
 from pipelines.truth import true_probability
 
 F64 = npt.NDArray[np.float64]
+Statistic = Callable[[F64], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +82,39 @@ def metrics_of(p: F64, data: Dataset, p_true: F64 | None = None) -> dict[str, di
     return {name: report[name] for name in names}
 
 
-def estimate(statistic: evaluate.Statistic, data: Dataset, lowest: float = -np.inf) -> dict[str, float | None]:
-    """A statistic of a mask over the rows of `data`, with its 95% interval (days and users left out in turn)."""
-    whole = np.ones(len(data), np.bool_)
-    found: dict[str, float | None] = evaluate.interval(
-        statistic, whole, evaluate.day_groups(data.time_us), evaluate.user_groups(data), 0.95, lowest
-    )
+def estimate(statistic: Statistic, columns: Sequence[Array], data: Dataset) -> dict[str, float | None]:
+    """A statistic of the sums of columns [n] over the rows of `data`, with its 95% interval (days, users left out)."""
+    sums = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+    total, left_out = sums.sum(axis=0), []
+    for groups in (evaluate.day_groups(data.time_us), evaluate.user_groups(data)):
+        _, index = np.unique(groups, return_inverse=True)
+        parts = np.stack([np.bincount(index, column) for column in sums.T], axis=1)
+        left_out.append(np.array([statistic(total - part) for part in parts]) if len(parts) > 1 else np.zeros(0))
+    found: dict[str, float | None] = evaluate.interval(float(statistic(total)), left_out[0], left_out[1], 0.95)
     return found
 
 
-def ratio(above: F64, below: F64, data: Dataset) -> dict[str, float | None]:
+def ratio(above: Array, below: Array, data: Dataset) -> dict[str, float | None]:
     """Sum of one column over the sum of another, with its 95% interval."""
-
-    def statistic(rows: evaluate.Mask) -> float:
-        total = float(below[rows].sum())
-        return float(above[rows].sum()) / total if total else float("nan")
-
-    return estimate(statistic, data)
+    return estimate(lambda total: _over(total[0], total[1]), (above, below), data)
 
 
 def expected_ne(p: F64, p_true: F64, data: Dataset) -> dict[str, float | None]:
     """NE of `p` as the true probabilities make it on average, with its 95% interval: no luck of single clicks in it."""
-    losses = log_losses(p, p_true)
+    return _per_entropy(log_losses(p, p_true), p_true, data)
 
-    def statistic(rows: evaluate.Mask) -> float:
-        return float(losses[rows].mean()) / entropy(float(p_true[rows].mean())) if rows.any() else float("nan")
 
-    return estimate(statistic, data)
+def expected_difference(p: F64, baseline: F64, p_true: F64, data: Dataset) -> dict[str, float | None]:
+    """Expected NE of `p` minus that of `baseline` on the same rows, paired, with its 95% interval."""
+    return _per_entropy(log_losses(p, p_true) - log_losses(baseline, p_true), p_true, data)
+
+
+def _per_entropy(loss: F64, p_true: F64, data: Dataset) -> dict[str, float | None]:
+    def statistic(total: F64) -> float:
+        return _over(total[0], total[2] * entropy(total[1] / total[2])) if total[2] else float("nan")
+
+    return estimate(statistic, (loss, p_true, np.ones(len(loss))), data)
+
+
+def _over(above: float, below: float) -> float:
+    return float(above / below) if below else float("nan")

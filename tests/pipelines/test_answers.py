@@ -1,0 +1,177 @@
+"""Every answer of the walkthrough, run on the tiny home: its shape, and one thing that must come out whatever the luck."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MainJob, clickproof
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import ExplainedError
+from pipelines.answers import ANSWERS, Drawn, answer, ask
+from pipelines.answers.auction_cost import _place_within, bias
+from pipelines.answers.cold_start import exposures
+from pipelines.answers.downsampling import corrected
+from pipelines.answers.why_ne import distorted
+
+Ask = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def asked(main_job: MainJob) -> Ask:
+    """The result of an answer on the tiny home, measured once."""
+    return functools.cache(lambda name: ask(name, main_job.settings))
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+def test_an_answer_is_json_says_where_it_was_measured_and_makes_a_table(asked: Ask, name: str, tmp_path: Path) -> None:
+    result = json.loads(json.dumps(asked(name), allow_nan=False))
+    assert result["on"] == "world-tiny-1"
+    module = answer(name)
+    assert "| --- |" in module.markdown(result)
+    if isinstance(module, Drawn):
+        drawn = module.draw(result, tmp_path)
+        assert drawn.stat().st_size > 1000
+        assert f"figures/{drawn.name}" in module.markdown(result)
+
+
+def test_every_answer_has_a_question_and_a_number_of_its_own() -> None:
+    numbers = [answer(name).NUMBER for name in ANSWERS]
+    assert len(set(numbers)) == len(numbers)
+    assert all(answer(name).QUESTION.strip() for name in ANSWERS)
+
+
+def test_an_unknown_question_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ExplainedError, match="why-ne"):
+        answer("why")
+
+
+def test_the_command_lists_all_answers(tmp_path: Path) -> None:
+    listed = clickproof("answer", "all", home=tmp_path).stdout
+    assert all(name in listed for name in ANSWERS)
+
+
+def test_distortions_keep_the_auc_and_cost_normalised_entropy(asked: Ask) -> None:
+    versions = asked("why-ne")["versions"]
+    plain = versions.pop("as trained")
+    for name, found in versions.items():
+        assert found["auc"]["value"] == pytest.approx(plain["auc"]["value"], abs=1e-9), name
+        assert found["ne"]["value"] > plain["ne"]["value"], name
+
+
+def test_every_distortion_increases_in_p() -> None:
+    p = np.linspace(1e-4, 0.6, 500)
+    for name, q in distorted(p).items():
+        assert (np.diff(q) > 0).all(), name
+        assert ((q > 0) & (q < 1)).all(), name
+
+
+def test_slices_of_a_perfect_model_seldom_look_wrong(asked: Ask) -> None:
+    result = asked("calibrated")
+    assert result["exclude_1_by_luck"]["mean"] < 0.1 * result["of"]
+    for dimension in ("device", "placement", "category", "slot"):
+        rows = [row for row in result["slices"] if row["dimension"] == dimension]
+        assert sum(row["clicks"] for row in rows) == result["clicks"], dimension
+
+
+def test_sampling_negatives_raises_p_and_the_formula_brings_it_back(asked: Ask) -> None:
+    versions = asked("downsampling")["versions"]
+    raw, right = versions["w = 10%, as it comes out"], versions["w = 10%, corrected"]
+    assert raw["mean_p"] > 4 * versions["all rows"]["mean_p"]
+    assert abs(right["calibration"]["value"] - 1) < abs(raw["calibration"]["value"] - 1)
+    assert right["ne"]["value"] < raw["ne"]["value"]
+
+
+@given(st.floats(1e-6, 1 - 1e-6), st.floats(0.01, 1.0))
+def test_the_correction_undoes_the_sampling(p: float, share: float) -> None:
+    sampled = np.array([p / (p + (1 - p) * share)])  # Bayes: negatives are met `share` as often
+    assert corrected(sampled, share)[0] == pytest.approx(p, rel=1e-6)
+
+
+def test_only_a_bias_that_differs_between_ads_of_an_auction_costs_its_winner(asked: Ask) -> None:
+    biased = asked("auction-cost")["biased"]
+    for shared in ("everybody", "the placement"):
+        assert all(found["regret"]["value"] == 0.0 for found in biased[shared].values())
+    lost = [found["regret"]["value"] for found in biased["the advertiser"].values()]
+    assert lost == sorted(lost)
+    assert lost[0] > 0
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40))
+def test_places_within_a_group_count_from_zero(groups: list[int]) -> None:
+    expected = [groups[:i].count(group) for i, group in enumerate(groups)]
+    assert _place_within(np.array(groups)).tolist() == expected
+
+
+def test_a_bias_is_shared_within_a_group_and_has_its_spread() -> None:
+    group = np.repeat(np.arange(4000), 2)
+    factor = bias(group, 0.4, "test")
+    assert (factor[::2] == factor[1::2]).all()
+    assert np.log(factor).std() == pytest.approx(0.4, rel=0.05)
+
+
+def test_families_are_compared_on_every_seed_with_the_same_claims(asked: Ask) -> None:
+    result = asked("families")
+    assert len(result["seeds"]) == 2
+    for seed in result["seeds"].values():
+        assert seed["claims"]["xgboost beats the base rate"] == (seed["families"]["xgboost"]["against_base_rate"]["high"] < 0)
+        assert not seed["claims"]["enough_clicks"]  # a tiny world has some hundred
+    for found in result["summary"].values():
+        assert 0 < found["p50_ms"] <= found["p99_ms"]
+        assert found["bytes"] > 0
+
+
+def test_a_random_split_shares_requests_between_training_and_test(asked: Ask) -> None:
+    result = asked("split")
+    assert result["by time"]["request_seen"] == 0.0
+    assert result["at random"]["request_seen"] > 0.5
+    assert result["at random"]["n"] == result["by time"]["n"]
+
+
+def test_the_strong_leak_is_caught_and_the_clean_run_is_silent(asked: Ask) -> None:
+    result = asked("leak")
+    strong, clean = result["drills"]["strong"], result["drills"]["clean"]
+    assert strong["caught"]
+    assert strong["subject"] == "user_clicks_1h"
+    assert strong["caught_by"]
+    assert clean["as_expected"]
+    assert result["clean_audits"] == sum(result["by_size"].values()) > 0
+
+
+def test_a_short_wait_promises_too_little_until_it_is_corrected(asked: Ask) -> None:
+    waits = asked("late-labels")["waits"]
+    arrived = [waits[hours]["share_arrived"] for hours in sorted(waits, key=int)]
+    assert arrived == sorted(arrived)
+    hour = waits["1"]
+    assert hour["plain"]["promised"]["value"] < hour["corrected"]["promised"]["value"]
+    assert hour["corrected"]["promised"]["value"] == pytest.approx(
+        hour["plain"]["promised"]["value"] / hour["share_arrived"], rel=0.02
+    )
+
+
+def test_position_learned_is_nearer_the_truth_than_position_ignored(asked: Ask) -> None:
+    methods = asked("position")["methods"]
+    mine, ignored = methods["ours: features and randomised rows"], methods["ignored"]
+    assert mine["rms_error"] < ignored["rms_error"]
+    assert mine["at_top"]["ne"]["value"] < ignored["at_top"]["ne"]["value"]
+
+
+def test_buckets_of_exposures_hold_only_and_all_rows_with_clicks(asked: Ask) -> None:
+    result = asked("cold-start")
+    for entity in ("ad", "user"):
+        assert sum(bucket["clicks"] for bucket in result[entity].values()) == result["clicks"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(5, 9)), min_size=1, max_size=30), st.data())
+def test_exposures_count_the_days_before(shown: list[tuple[int, int]], data: st.DataObject) -> None:
+    asked_for = data.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(5, 9)), min_size=1, max_size=10))
+    asked_for = [(key, max(day, min(d for _, d in shown))) for key, day in asked_for]
+    key, day = np.array(asked_for).T
+    shown_key, shown_day = np.array(shown).T
+    expected = [sum(k == other and d < when for other, d in shown) for k, when in asked_for]
+    assert exposures(key, day, shown_key, shown_day).tolist() == expected
