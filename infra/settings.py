@@ -1,7 +1,7 @@
 """Every setting of the system, in one table: name, default, help.  Nothing else reads the environment.
 
 Each can be given as an environment variable with the prefix `CLICKPROOF_`, for example `CLICKPROOF_PORT=9000`.
-`docs/settings.md` is generated from this table.
+The table at the end of docs/design.md is generated from it.
 """
 
 from pathlib import Path

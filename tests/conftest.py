@@ -1,8 +1,12 @@
 """Fixtures of all rooms.  That this file is here also puts tests/ on the import path, for `made_up_lake`."""
 
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,3 +58,29 @@ def _settings_are_left_as_found() -> Iterator[None]:
     before = list(settings_room._in_use)
     yield
     settings_room._in_use[:] = before
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty Redis server of this test's own."""
+    server = shutil.which("redis-server")
+    if server is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("redis-server is not on PATH; CI must install it")
+        pytest.skip("redis-server is not on PATH; install it (apt install redis-server) to test the Redis store")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
