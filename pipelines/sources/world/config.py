@@ -56,7 +56,7 @@ class WorldConfig:
         if size == "tiny":
             return cls("tiny", seed, 14, 4_000, 600, 120, Split(5, 3, 1, 2, 2))
         if size == "small":
-            return cls("small", seed, 28, 50_000, 12_000, 1_500, Split(14, 5, 1, 2, 5))
+            return cls("small", seed, 28, 50_000, 12_000, 1_500, Split(13, 7, 1, 1, 5))
         if size == "large":
-            return cls("large", seed, 28, 400_000, 120_000, 6_000, Split(14, 5, 1, 2, 5))
+            return cls("large", seed, 28, 400_000, 120_000, 6_000, Split(13, 7, 1, 1, 5))
         raise ExplainedError(f"no size {size!r} of the simulated market; there are tiny, small and large")
