@@ -17,6 +17,7 @@ from pipelines.page_blocks import interval, table
 
 QUESTION = "Why normalised entropy rather than AUC?"
 NUMBER = 1
+OFF_THE_CHART = 1.2  # worse than knowing nothing by a fifth
 SHOWN = ("ne", "calibration", "ece", "auc")
 
 
@@ -71,12 +72,17 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], folder: Path) -> Path:
-    """AUC and NE by day: one line against five."""
+    """AUC and NE by day; NE far above the others would flatten them and stands in the title."""
     by_day = result["by_day"]
-    figure, (left, right) = panels("AUC by day: every line is the same line", "NE by day", x="", y="")
+    off = [name for name, found in result["versions"].items() if found["ne"]["value"] > OFF_THE_CHART]
+    title = "NE by day" + "".join(f"\n({name}: {result['versions'][name]['ne']['value']:.1f}, off the chart)" for name in off)
+    figure, (left, right) = panels("AUC by day: all the lines are one line", title, x="", y="", height=3.6)
     days = [day[5:] for day in by_day["days"]]
     for axes, metric in ((left, "auc"), (right, "ne")):
         for (name, values), colour in zip(by_day[metric].items(), COLOURS, strict=True):
-            axes.plot(days, values, "o-", color=colour, label=name if axes is right else None, linewidth=1.5, markersize=4)
-    right.set_ylim(top=right.get_ylim()[1] * 1.25)
+            if axes is left or name not in off:
+                label = name if axes is right else None
+                axes.plot(days, values, "o-", color=colour, label=label, linewidth=1.5, markersize=4)
+    low, high = right.get_ylim()
+    right.set_ylim(low, high + 0.5 * (high - low))  # room for the legend
     return save(figure, folder / "why-ne.png")

@@ -34,6 +34,7 @@ def test_an_answer_is_json_says_where_it_was_measured_and_makes_a_table(asked: A
     assert result["on"] == "world-tiny-1"
     module = answer(name)
     assert "| --- |" in module.markdown(result)
+    assert module.markdown(result) == module.markdown(asked(name))  # the page says what the command said
     if isinstance(module, Drawn):
         drawn = module.draw(result, tmp_path)
         assert drawn.stat().st_size > 1000
