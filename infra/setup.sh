@@ -22,7 +22,6 @@ if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
   "$PYTHON" -m venv .venv
 fi
 echo "setup: installing packages (about 3.5 GB on disk; 2 to 4 minutes)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 touch .venv/.ready
 echo "setup: done"
