@@ -58,12 +58,12 @@ class _State:
         self.failure: str | None = None
 
 
-def create_app(load: Callable[[], Service], settings: Settings) -> FastAPI:
+def create_app(load: Callable[[], Service], settings: Settings, metrics: ServingMetrics | None = None) -> FastAPI:
     """The endpoint.  `load` runs in a thread when the server starts; until it is done /readyz and /v1/rank answer 503.
 
-    Where `load` raises, /readyz goes on answering 503 with the reason.
+    Where `load` raises, /readyz goes on answering 503 with the reason.  `metrics` is for who wants to keep single timings.
     """
-    state, metrics = _State(), ServingMetrics()
+    state, metrics = _State(), metrics or ServingMetrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

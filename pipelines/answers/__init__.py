@@ -22,6 +22,14 @@ ANSWERS: dict[str, str] = {
     "late-labels": "pipelines.answers.late_labels",
     "position": "pipelines.answers.position",
     "cold-start": "pipelines.answers.cold_start",
+    "point-in-time": "pipelines.answers.point_in_time",
+    "online-offline": "pipelines.answers.online_offline",
+    "staleness": "pipelines.answers.staleness",
+    "store-down": "pipelines.answers.store_down",
+    "latency": "pipelines.answers.latency",
+    "capacity": "pipelines.answers.capacity",
+    "model-age": "pipelines.answers.model_age",
+    "shipping": "pipelines.answers.shipping",
 }
 
 

@@ -179,7 +179,7 @@ def _measured(program: str, root: Path, loads: list[Load], bodies: dict[int, lis
         for load in loads:
             warm = Load(load.candidates, load.connections, 100, load.seconds)
             asyncio.run(drive(port, warm, bodies[load.candidates]))
-            before, started = _cpu_s(pid), time.perf_counter()
+            before, started = cpu_seconds(pid), time.perf_counter()
             latencies = asyncio.run(drive(port, load, bodies[load.candidates]))
             wall = time.perf_counter() - started
             found.append(
@@ -188,7 +188,7 @@ def _measured(program: str, root: Path, loads: list[Load], bodies: dict[int, lis
                     "rps": round(len(latencies) / wall, 1),
                     "p50_ms": round(float(np.percentile(latencies, 50)) * 1e3, 3),
                     "p99_ms": round(float(np.percentile(latencies, 99)) * 1e3, 3),
-                    "cpu_us": round(max(_cpu_s(pid) - before, 1 / _TICKS_PER_S) / len(latencies) * 1e6, 1),
+                    "cpu_us": round(max(cpu_seconds(pid) - before, 1 / _TICKS_PER_S) / len(latencies) * 1e6, 1),
                 }
             )
     return found
@@ -234,7 +234,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
     raise ExplainedError(f"the server was not ready after {START_S:g} s; /readyz said: {last.decode()[-500:]}")
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Processor seconds that a process has used, user and system, all threads; in ticks of 10 ms on most systems."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
