@@ -44,13 +44,14 @@ def score_command(chosen: Settings, day: str | None, as_json: bool) -> None:
 def report_command(chosen: Settings, as_json: bool) -> None:
     """Draw the Evidently report."""
     from monitoring.report import write_report
+    from pipelines.promotion import champion_of
     from pipelines.sources.registry import source_of
     from pipelines.training import SERVICE
-    from serving.champion import champion
 
     spec, home = source_of(chosen).spec, chosen.base()
-    path = write_report(home, spec.entities, spec.context, SERVICE, champion(home))
-    finish({"report": str(path)}, as_json, f"open {path}")
+    model = champion_of(home)
+    path = write_report(home, spec.entities, spec.context, SERVICE, model)
+    finish({"report": str(path)}, as_json, f"open {path}" + ("" if model else " (without predictions: no champion yet)"))
 
 
 def monitor_command(chosen: Settings, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from infra.settings import Settings
 from pipelines import figures
 from pipelines.console import finish, minutes, say
+from pipelines.evidence import as_lines
 
 SHOWN = ("ne", "log_loss", "calibration", "ece", "auc", "user_auc", "signal_captured")
 
@@ -33,7 +34,10 @@ def run(chosen: Settings, *, as_json: bool, record: bool) -> dict[str, Any]:
     }
     if record:
         rooms = ("infra", "features", "models", "pipelines")
-        say(f"kept {figures.record(f'train-{chosen.base().root.name}', 'clickproof train', rooms, result).name}")
+        asked = (
+            "" if chosen.source == "world" else f" --source {chosen.source} --data {chosen.data.name if chosen.data else ''}"
+        )
+        say(f"kept {figures.record(f'train-{chosen.base().root.name}', f'clickproof train{asked}', rooms, result).name}")
     finish(result, as_json, as_text(result))
     return result
 
@@ -44,6 +48,7 @@ def as_text(result: dict[str, Any]) -> str:
     for family, report in [("base rate", result["base"]), *result["families"].items()]:
         lines.append(f"{family}: {report['n']:,} test impressions, {report['clicks']:,} clicks, {report['days']} days")
         lines += [f"  {name:<16}{interval(report[name])}" for name in SHOWN if report[name]["value"] is not None]
+    lines += as_lines(result["evidence"])
     if result["skipped_views"]:
         lines.append(f"left out, because this source has no such entity: {', '.join(result['skipped_views'])}")
     lines.append(f"champion: {result['champion'] or 'none; no candidate passed the gates'} ({minutes(result['seconds'])})")

@@ -72,6 +72,53 @@ def train_steps() -> str:
     return table(["step", "time"], [*rows, ("**all**", f"**{result['seconds'] / 60:.1f} min**")])
 
 
+def open_bandit() -> str:
+    """What the main job found in the real click log, and what so many clicks could have shown."""
+    figure = load("train-open-bandit")
+    result, found = figure.result, figure.result["evidence"]
+    counts = [[name, f"{result['rows'][name]:,}", f"{found['clicks'][name]:,}"] for name in result["rows"]]
+    families = [
+        [
+            family, interval(report["ne"]), interval(report["calibration"], 2), interval(report["auc"], 2),
+            *_power(found["against_base"].get(family)), _decision(result["decisions"].get(family)),
+        ]
+        for family, report in [("base rate", result["base"]), *result["families"].items()]
+    ]  # fmt: skip
+    orders = found["orders"]
+    sides = [
+        [name, f"{orders['n'][name]:,}", f"{orders['clicks'][name]:,}", f"{orders['rate'][name]:.2%}"]
+        for name in ("random", "ranked")
+    ]
+    head = ["model", "NE", "clicks / promised", "AUC", "NE against the base rate", "smallest difference to be seen", "gates"]
+    events = ", ".join(f"{count:,} {stream}" for stream, count in result["rows_in"].items())
+    return "\n\n".join(
+        [
+            f"`{figure.command}`: {events}; {result['seconds']:.0f} s.",
+            table(["part", "impressions", "clicks"], counts),
+            table(head, families),
+            f"Views left out because the log has no such entity: {', '.join(f'`{name}`' for name in result['skipped_views'])}. "
+            f"Champion: {result['champion'] or 'none, no model passed the gates'}.",
+            table(["shown in order", "impressions", "clicks", "click rate"], sides),
+            f"Ranked over random: {interval(_percent(orders['lift']), 0, sign=True)} percent; the smallest lift that would be "
+            f"seen 4 times in 5 with so many clicks is {orders['smallest']:.0%}.",
+        ]
+    )
+
+
+def _power(found: Mapping[str, float | None] | None) -> list[str]:
+    if found is None or found["smallest"] is None:
+        return ["", ""]
+    return [interval(found, 4, sign=True), f"{found['smallest']:.4f}"]
+
+
+def _decision(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None else "passes" if found["passed"] else "refused"
+
+
+def _percent(found: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else 100 * value for name, value in found.items()}
+
+
 def recorded_answer(name: str) -> str:
     """An answer's command and what it gave when it was last recorded."""
     try:
@@ -85,6 +132,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
+    "open-bandit": open_bandit,
     "train-families": train_families,
     "train-steps": train_steps,
 }

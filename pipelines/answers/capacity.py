@@ -1,5 +1,6 @@
 """Requests a second a core, and from them the boxes for 100,000 requests a second: measured costs, then arithmetic."""
 
+import gc
 import math
 import os
 import shutil
@@ -20,7 +21,7 @@ from infra.clock import FixedClock
 from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings
-from pipelines.answers.workplace import workplace
+from pipelines.answers.workplace import times, workplace
 from pipelines.bench import serve as serve_bench
 from pipelines.bench.serve import Population, cpu_seconds
 from pipelines.console import say
@@ -53,7 +54,7 @@ def run(chosen: Settings) -> dict[str, Any]:
     home, spec = chosen.base(), source_of(chosen).spec
     load_before = os.getloadavg()[0]
     say("driving the server")
-    bench = serve_bench.run(home, requests=REQUESTS, seconds=SECONDS)
+    bench = serve_bench.run(home, requests=times(chosen, REQUESTS), seconds=SECONDS)
     say("weighing the log and the store")
     with workplace(home, "capacity") as work:
         logs = {n: _log_bytes(work, chosen, n) for n in (20, 100)}
@@ -96,17 +97,19 @@ def arithmetic(cell: dict[str, Any], store: dict[str, float] | None) -> dict[str
 def _log_bytes(work: Home, chosen: Settings, candidates: int) -> dict[str, float]:
     """Bytes a request in the log's segments and, ingested, in the lake's parquet files."""
     service = load_service(work, chosen)
+    gc.unfreeze()  # a server freezes what it loaded for good; this process goes on to other things
     service.scorer.clock = FixedClock(watermark_us(work))
     asked = Population.of(work, champion(work), seed=13)
     before, lake_before = _size(segments(work)), _size((work.lake / TABLE).rglob("*.parquet"))
-    for _ in range(LOGGED):
+    logged = times(chosen, LOGGED)
+    for _ in range(logged):
         service.scorer.rank(asked.request(candidates))
     assert service.scorer.log is not None
     service.scorer.log.close()
     ingest_predictions(work)
     lake_bytes = _size((work.lake / TABLE).rglob("*.parquet")) - lake_before
     assert Lake.of(work).has(TABLE)
-    return {"log_bytes": (_size(segments(work)) - before) / LOGGED, "lake_bytes": lake_bytes / LOGGED}
+    return {"log_bytes": (_size(segments(work)) - before) / logged, "lake_bytes": lake_bytes / logged}
 
 
 def _size(files: Any) -> int:

@@ -17,7 +17,7 @@ from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
 from pipelines.answers.show import BLUE, GREEN, INK, ORANGE, VIOLET, panels, save
-from pipelines.answers.workplace import workplace
+from pipelines.answers.workplace import times, workplace
 from pipelines.bench.serve import Load, Population, cpu_us, drive, raw_model, server
 from pipelines.console import say
 from pipelines.page_blocks import table
@@ -91,7 +91,7 @@ def run(chosen: Settings) -> dict[str, Any]:
         with server(PROGRAM, work.root) as (port, _):
             for candidates in CANDIDATES:
                 bodies = asked.bodies(candidates, 512)
-                loads = [Load(candidates, 1, requests, SECONDS) for requests in (WARM_UP, REQUESTS)]
+                loads = [Load(candidates, 1, requests, SECONDS) for requests in (WARM_UP, times(chosen, REQUESTS))]
                 waited += [asyncio.run(drive(port, load, bodies)) for load in loads]
         timings = np.load(work.root / TIMINGS) / 1e3
     ends = np.cumsum([len(part) for part in waited])

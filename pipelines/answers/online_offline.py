@@ -3,6 +3,7 @@
 Then the same with one view that was not refreshed for two days, to show that the comparison can fail.
 """
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from infra.lake import Lake, watermark_us
 from infra.settings import Settings
 from models.artefact import load
 from monitoring import replay as replaying
-from pipelines.answers.workplace import workplace
+from pipelines.answers.workplace import times, workplace
 from pipelines.bench.serve import Population
 from pipelines.console import say
 from pipelines.materialize import materialize_online
@@ -104,7 +105,7 @@ def _serve(work: Home, fed: SourceSpec, chosen: Settings, feed_us: list[int], as
         for feed, ask in zip(feed_us, ask_us, strict=True):
             materialize_online(work, fed, feed)
             service.scorer.clock = FixedClock(ask)
-            for number in range(REQUESTS):
+            for number in range(times(chosen, REQUESTS)):
                 body = body_of(asked, CANDIDATES)
                 if number % 10 == 3:
                     body["user_id"] = 2**60 + number  # nobody knows
@@ -143,6 +144,7 @@ def endpoint(work: Home, chosen: Settings) -> "Iterator[tuple[TestClient, Servic
                 raise ExplainedError(f"the endpoint was not ready after a minute: {client.get('/readyz').text}")
             time.sleep(0.02)
         yield client, loaded[0]
+    gc.unfreeze()  # a server freezes what it loaded for good; this process has other things to do and to clean up
 
 
 def _measure(work: Home, spec: SourceSpec, served: Served) -> dict[str, Any]:

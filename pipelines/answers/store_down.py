@@ -18,7 +18,7 @@ from infra.settings import Settings
 from pipelines.answers.material import Material, difference, material, metrics_of
 from pipelines.answers.online_offline import body_of, endpoint
 from pipelines.answers.staleness import NEVER_US
-from pipelines.answers.workplace import asked_for, later, some_users, with_columns, workplace
+from pipelines.answers.workplace import asked_for, later, some_users, times, with_columns, workplace
 from pipelines.bench.serve import Population
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
@@ -90,7 +90,7 @@ def run(chosen: Settings) -> dict[str, Any]:
         say(outage.story)
         with workplace(found.home, f"outage-{number}") as work:
             outages.append({"story": outage.story, **_served(work, chosen, outage)})
-    return {"outages": outages, "requests": REQUESTS, **_worth(found)}
+    return {"outages": outages, "requests": times(chosen, REQUESTS), **_worth(found)}
 
 
 def _served(work: Home, chosen: Settings, outage: Outage) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def _served(work: Home, chosen: Settings, outage: Outage) -> dict[str, Any]:
     asked = Population.of(work, champion(work), seed=11)
     if outage.before is not None:
         outage.before(work)
+    requests = times(chosen, REQUESTS)
     statuses: Counter[int] = Counter()
     seconds, without = [], 0
     with endpoint(work, chosen) as (client, service), ExitStack() as held:
@@ -108,7 +109,7 @@ def _served(work: Home, chosen: Settings, outage: Outage) -> dict[str, Any]:
             client.post("/v1/rank", json=body_of(asked, CANDIDATES))
         if outage.during is not None:
             outage.during(work, service, held)
-        for _ in range(REQUESTS):
+        for _ in range(requests):
             body = body_of(asked, CANDIDATES)
             started = time.perf_counter()
             answer = client.post("/v1/rank", json=body)
@@ -117,8 +118,8 @@ def _served(work: Home, chosen: Settings, outage: Outage) -> dict[str, Any]:
             without += answer.status_code == 200 and set(answer.json()["marks"]["missing"]) == views
     return {
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
-        "availability": statuses[200] / REQUESTS,
-        "without_features": without / REQUESTS,
+        "availability": statuses[200] / requests,
+        "without_features": without / requests,
         "p50_ms": round(float(np.percentile(seconds, 50)) * 1e3, 2),
         "p99_ms": round(float(np.percentile(seconds, 99)) * 1e3, 2),
     }

@@ -15,6 +15,7 @@ from infra import branch
 from infra.clock import DAY_US
 from infra.errors import ExplainedError
 from infra.home import Home
+from infra.settings import Settings
 from models.contract import Dataset
 from pipelines.ingest import ingest_all
 from pipelines.materialize import materialize_all
@@ -64,6 +65,11 @@ def later(delays_us: dict[str, int]) -> Stamps:
         return available_us + delays_us.get(view.name, 0), event_us
 
     return stamps
+
+
+def times(chosen: Settings, count: int) -> int:
+    """How often to repeat a measurement: a tenth of `count` at size tiny, which is for tests."""
+    return max(count // 10, 1) if chosen.size == "tiny" else count
 
 
 def go_on(work: Home, source: Source, days: int) -> None:

@@ -15,10 +15,10 @@ from monitoring.findings import Checks
 from monitoring.report import write_report
 from pipelines.flows.step import step
 from pipelines.prediction_ingest import ingest_predictions
+from pipelines.promotion import champion_of
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE
-from serving.champion import champion
 
 
 @step("ingest predictions", retries=2)
@@ -48,7 +48,7 @@ def distributions(home: Home, spec: SourceSpec) -> Checks:
 
 
 @step("report")
-def report(home: Home, spec: SourceSpec, model: Artefact) -> str:
+def report(home: Home, spec: SourceSpec, model: Artefact | None) -> str:
     """Evidently's report of the latest day."""
     return str(write_report(home, spec.entities, spec.context, SERVICE, model))
 
@@ -60,5 +60,5 @@ def monitor(chosen: Settings) -> dict[str, Any]:
     rows = bring_in(home)
     checks = replay(home, spec)
     checks.merge(distributions(home, spec))
-    path = report(home, spec, champion(home))
+    path = report(home, spec, champion_of(home))
     return {"new_predictions": rows, "report": path, **checks.as_json()}

@@ -10,7 +10,7 @@ from infra.settings import Settings
 from models.gates import Decision
 from models.train import Trained
 from monitoring.gate import accept
-from pipelines import promotion, training
+from pipelines import evidence, promotion, training
 from pipelines.console import say
 from pipelines.flows.step import step
 from pipelines.promotion import Candidate, Comparator
@@ -81,5 +81,11 @@ def train(chosen: Settings, windows: dict[str, Window] | None = None) -> dict[st
         "champion_artefact": candidates[winner].artefact.hash if winner else None,
         "decisions": {family: {"passed": d.passed, "reasons": d.reasons} for family, d in decisions.items()},
         "skipped_views": parts.skipped_views,
+        "evidence": evidence.of(
+            {family: training.probability(candidate.artefact, parts.test) for family, candidate in candidates.items()},
+            training.probability(against.artefact, parts.test),
+            parts.test,
+            parts.by_name(),
+        ),
         "rows": {name: len(part) for name, part in parts.by_name().items()},
     }
