@@ -1,40 +1,20 @@
-"""Fixtures of all rooms.  That this file is here also puts tests/ on the import path, for `made_up_lake`."""
+"""Fixtures of all rooms."""
 
 import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from as_a_user import MainJob, clickproof
 
 from infra import settings as settings_room
 from infra.home import Home
 from infra.settings import Settings
-
-
-@dataclass(frozen=True)
-class MainJob:
-    """What `clickproof train --size tiny --json` left and said."""
-
-    settings: Settings
-    home: Home
-    result: dict[str, Any]
-    said: str  # on standard error
-
-
-def clickproof(*arguments: str, home: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does; fails the test with its output where it ends with another status."""
-    command = [Path(sys.executable).with_name("clickproof"), *arguments, "--home", home]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == status, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MainJob, clickproof
+from as_a_user import MainJob, clickproof
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import MainJob
+from as_a_user import MainJob
 
 from infra import branch
 from infra.errors import ExplainedError

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from shutil import copytree
 
-from conftest import MainJob, clickproof
+from as_a_user import MainJob, clickproof
 
 from models.artefact import load
 from models.registry import CHAMPION, Registry
