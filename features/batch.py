@@ -55,8 +55,12 @@ class FeatureBatch:
 
     def fallback_mask(self) -> npt.NDArray[np.int32]:
         """[n] int32: bit i is set where the i-th view (in `views` order) was missing or stale."""
-        masks = [(state.status != OK).astype(np.int32) << bit for bit, state in enumerate(self.views.values())]
-        return np.bitwise_or.reduce(masks) if masks else np.zeros(0, np.int32)
+        states = list(self.views.values())
+        mask = np.zeros(len(states[0].status) if states else 0, np.int32)
+        for bit, state in enumerate(states):
+            if state.status.any():  # OK is 0
+                mask |= (state.status != OK).astype(np.int32) << bit
+        return mask
 
 
 class FeatureSource(Protocol):

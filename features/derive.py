@@ -67,10 +67,13 @@ def derive(stored: Mapping[str, Array], requests: RequestBatch) -> dict[str, Arr
             if name in columns:
                 columns[name] = _single(stored[name] * inputs.decay(half_life))
     have = {*stored, *(f"request.{name}" for name in requests.context)}
-    for feature in DERIVED:
-        if have.issuperset(NEEDS[feature.name]):
-            value = _RULES[feature.name](inputs)
-            columns[feature.name] = value.astype(np.int64) if feature.kind == "int" else _single(value)
+    derived = [feature for feature in DERIVED if have.issuperset(NEEDS[feature.name])]
+    numbers = [feature.name for feature in derived if feature.kind == "float"]
+    values = np.empty((len(numbers), len(requests)))
+    for row, name in enumerate(numbers):
+        values[row] = _RULES[name](inputs)
+    columns |= zip(numbers, _single(values), strict=True)
+    columns |= {f.name: _RULES[f.name](inputs).astype(np.int64) for f in derived if f.kind == "int"}
     return columns
 
 
@@ -81,6 +84,9 @@ def _single(value: F64) -> Array:
     return single
 
 
+TIMES = tuple(f.name for view in VIEWS for f in view.features if f.kind == "time")
+
+
 class _Inputs:
     """Stored columns and request times, with what several rules share computed once."""
 
@@ -89,14 +95,17 @@ class _Inputs:
         self.requests = requests
         self._cell: tuple[Array, Array] | None = None
         self._decays: dict[int, F64] = {}
+        names = [name for name in TIMES if name in stored]
+        at = np.array([stored[name] for name in names], np.int64).reshape(len(names), len(requests))
+        since = np.where(at >= 0, np.maximum(requests.time_us - at, 0), np.nan)
+        self._since: dict[str, F64] = dict(zip(names, since, strict=True))
 
     def number(self, name: str) -> F64:
         return self.stored[name].astype(np.float64)
 
     def since_us(self, name: str) -> F64:
         """Microseconds from a stored time to the request, at least 0; NaN where the time is unknown."""
-        at = self.stored[name]
-        return np.where(at >= 0, np.maximum(self.requests.time_us - at, 0), np.nan)
+        return self._since[name]
 
     def decay(self, half_life: int) -> F64:
         """By how much a counter of `user_recent` has decayed since it was written; NaN where there is no row."""

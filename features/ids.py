@@ -14,14 +14,21 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 _MASK = (1 << 64) - 1
+_SEED = 0x243F6A8885A308D3
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def _finalise(x: U64) -> U64:
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    """Of numbers that may overflow: the caller says so to numpy."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _finalise_int(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
+    return x ^ (x >> 31)
 
 
 def mix(*parts: Any) -> U64:
@@ -29,13 +36,14 @@ def mix(*parts: Any) -> U64:
 
     `mix(a, b)` differs from `mix(b, a)`.  Returns uint64 of the broadcast shape (0-d for scalars only).
     """
-    state: U64 = np.asarray(np.uint64(0x243F6A8885A308D3))
+    start, rest = _SEED, 0
+    while rest < len(parts) and isinstance(parts[rest], int):  # numpy takes ten times as long for one number
+        start = _finalise_int(((start ^ (parts[rest] & _MASK)) + _GOLDEN) & _MASK)
+        rest += 1
+    state: Any = np.uint64(start)
     with np.errstate(over="ignore"):
-        for part in parts:
-            if isinstance(part, int):
-                value: U64 = np.asarray(np.uint64(part & _MASK))
-            else:
-                value = np.asarray(part).astype(np.uint64)
+        for part in parts[rest:]:
+            value = np.uint64(part & _MASK) if isinstance(part, int) else np.asarray(part).astype(np.uint64)
             state = _finalise((state ^ value) + np.uint64(_GOLDEN))
     return state
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from features.batch import I64, MISSING, STALE, Array, FeatureBatch, RequestBatch, ViewState
+from features.batch import F32, I64, MISSING, OK, STALE, U8, Array, FeatureBatch, RequestBatch, ViewState
 from features.catalogue import Entity, View
 from features.derive import derive
 from features.online_store import OnlineStore, open_store
-from features.online_values import Mark, RawRows, decode, key_bytes, key_values
-from features.sources import Found, status
+from features.online_values import Mark, RawRows, decode_view, key_bytes, key_values
 from features.spec import service_views
 from infra.clock import SECOND_US
 from infra.home import Home
@@ -30,7 +30,8 @@ class _Columns:
 
     keys: Array
     values: dict[str, Array]  # [m + 1] or [m + 1, length]
-    snapshot: I64  # [m + 1]
+    snapshot: I64  # [m + 1], 0 where there is no row
+    missing: U8  # [m + 1] MISSING where there is no row, else OK
     writes: int  # of the view's mark when this was loaded
 
     def find(self, keys: Array) -> I64:
@@ -60,6 +61,9 @@ class OnlineSource:
         self.counts: Counter[str] = Counter()
         self._store: OnlineStore = open_store(home, url)
         self._user_views = tuple(view for view in self.views if view.entity == "user")
+        limits = [view.max_age_s for view in self.views]
+        self._oldest = np.array([limit or 0 for limit in limits], np.float32)[:, None]
+        self._ageing = np.array([limit is not None for limit in limits])[:, None]
         self._columns: dict[str, _Columns] = {}
         self._lock = threading.Lock()
 
@@ -75,24 +79,38 @@ class OnlineSource:
             raise ValueError(f"the requests lack the context columns {absent}; they have {sorted(requests.context)}")
         marks = self._store.marks()
         users = self._users(requests.user_id)
+        ages_s, stale = self._ages(marks, requests.time_us)
+        any_stale = bool(stale.any())
         stored: dict[str, Array] = {}
         states: dict[str, ViewState] = {}
-        for view in self.views:
-            mark = marks.get(view.name)
+        for number, view in enumerate(self.views):
             if view.entity == "user":
                 columns, place = users[view.name]
             else:
-                columns = self._loaded(view, mark)
+                columns = self._loaded(view, marks.get(view.name))
                 place = columns.find(self._keys(view, requests, stored))
-            found = Found(columns.values, place, _state(view, columns, place, mark, requests.time_us))
-            stored |= {feature.name: found.take(feature.name, slice(None)) for feature in view.features}
-            states[view.name] = found.state
+            for name, values in columns.values.items():
+                stored[name] = values[place]
+            status = columns.missing[place]
+            if any_stale:
+                status[(status == OK) & stale[number]] = STALE
+            states[view.name] = ViewState(columns.snapshot[place], ages_s[number], status)
         self._count(states)
         asked = RequestBatch(
             requests.row_id, requests.time_us, requests.user_id, requests.ad_id,
             {name: requests.context[name] for name in self.context},
         )  # fmt: skip
         return FeatureBatch(derive(stored, asked), states)
+
+    def _ages(self, marks: dict[str, Mark], time_us: I64) -> tuple[F32, npt.NDArray[np.bool_]]:
+        """[views, n] the age of each view's data, s, NaN where unknown; and whether that is too old (`features.sources.status`
+        says the same)."""
+        events = [mark.event_us if (mark := marks.get(view.name)) else -1 for view in self.views]
+        until = np.array(events, np.int64)[:, None]
+        ages_s = ((time_us - until) / SECOND_US).astype(np.float32)
+        if min(events, default=0) < 0:
+            ages_s[until[:, 0] < 0] = np.nan
+        return ages_s, ~(ages_s <= self._oldest) & self._ageing
 
     def _users(self, user_id: I64) -> dict[str, tuple[_Columns, I64]]:
         """The user views of the users asked for, and each row's place among them."""
@@ -106,7 +124,8 @@ class OnlineSource:
         found = {}
         for view in self._user_views:
             columns = _decoded(view, users, raw[view.name], 0)
-            found[view.name] = columns, np.where(columns.snapshot[place] >= 0, place, len(users))
+            absent = columns.missing[place] == MISSING
+            found[view.name] = columns, np.where(absent, len(users), place) if absent.any() else place
         return found
 
     def _loaded(self, view: View, mark: Mark | None) -> _Columns:
@@ -140,14 +159,8 @@ class OnlineSource:
 
 
 def _decoded(view: View, keys: Array, raw: RawRows, writes: int) -> _Columns:
-    values = {feature.name: decode(feature, raw.values[feature.name]) for feature in view.features}
-    return _Columns(keys, values, np.append(raw.snapshot, -1), writes)
-
-
-def _state(view: View, columns: _Columns, place: I64, mark: Mark | None, time_us: I64) -> ViewState:
-    snapshot = columns.snapshot[place]
-    if mark is None or mark.event_us < 0:
-        age_s = np.full(len(time_us), np.nan, np.float32)
-    else:
-        age_s = ((time_us - mark.event_us) / SECOND_US).astype(np.float32)
-    return ViewState(np.maximum(snapshot, 0), age_s, status(view, snapshot >= 0, age_s))
+    snapshot = np.zeros(len(keys) + 1, np.int64)
+    snapshot[:-1] = np.maximum(raw.snapshot, 0)
+    missing = np.full(len(keys) + 1, MISSING, np.uint8)
+    missing[:-1] = np.where(raw.snapshot >= 0, OK, MISSING)
+    return _Columns(keys, decode_view(view, raw.values), snapshot, missing, writes)

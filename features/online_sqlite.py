@@ -112,10 +112,13 @@ class SqliteStore:
     def marks(self) -> dict[str, Mark]:
         """See OnlineStore: read again only after the file changed."""
         with self._lock:
-            version = self._db.execute("PRAGMA data_version").fetchone()[0]
-            if version != self._marks[0]:
-                self._marks = (version, self._read_marks())
-            return self._marks[1]
+            return self._known_marks()
+
+    def _known_marks(self) -> dict[str, Mark]:
+        version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._marks[0]:
+            self._marks = (version, self._read_marks())
+        return self._marks[1]
 
     def _read_marks(self) -> dict[str, Mark]:
         found = self._db.execute("SELECT view, snapshot, event_us, available_us, writes FROM clickproof_marks")
@@ -125,22 +128,30 @@ class SqliteStore:
         """See OnlineStore."""
         place = {key: i for i, key in enumerate(keys)}
         raw = {v.name: RawRows(np.full(len(keys), -1), {f.name: [b""] * len(keys) for f in v.features}) for v in views}
-        with self._lock, self._one_moment():
-            for low in range(0, len(keys), _AT_ONCE):
-                part = keys[low : low + _AT_ONCE]
-                for name, key, snapshot in self._db.execute(
-                    f"SELECT view, entity_key, snapshot FROM clickproof_rows WHERE entity_key IN ({_marks(part)})", part
-                ):
-                    if name in raw:
-                        raw[name].snapshot[place[key]] = snapshot
-                for view in views:
-                    if (raw[view.name].snapshot[low : low + _AT_ONCE] >= 0).any():
-                        values = raw[view.name].values
-                        select = f"SELECT entity_key, feature_name, value FROM {_table(view)} WHERE entity_key IN"
-                        for key, feature, value in self._db.execute(f"{select} ({_marks(part)})", part):
-                            if feature in values:
-                                values[feature][place[key]] = value
+        with self._lock:
+            if len(keys) <= _AT_ONCE:
+                self._fill(raw, views, keys, place)
+            else:
+                with self._one_moment():
+                    for low in range(0, len(keys), _AT_ONCE):
+                        self._fill(raw, views, keys[low : low + _AT_ONCE], place)
         return raw
+
+    def _fill(self, raw: dict[str, RawRows], views: tuple[View, ...], keys: list[bytes], place: dict[bytes, int]) -> None:
+        """One statement for all views, which sees one moment of the store by itself."""
+        written = [view.name for view in views if view.name in self._known_marks()]  # other tables may not be there yet
+        which = ",".join(f"?{i + 1}" for i in range(len(keys)))
+        selects = [f"SELECT view, entity_key, NULL, snapshot FROM clickproof_rows WHERE entity_key IN ({which})"]
+        selects += [
+            f"SELECT '{name}', entity_key, feature_name, value FROM {PROJECT}_{name} WHERE entity_key IN ({which})"
+            for name in written
+        ]
+        for name, key, feature, value in self._db.execute(" UNION ALL ".join(selects), keys):
+            if name in raw:
+                if feature is None:
+                    raw[name].snapshot[place[key]] = value
+                elif feature in raw[name].values:
+                    raw[name].values[feature][place[key]] = value
 
     @contextmanager
     def _one_moment(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,15 +23,20 @@ F32 = npt.NDArray[np.float32]
 UNKNOWN = 0  # the code of every value that training did not see often enough
 PADDING = -1  # in sequences, before and after encoding
 LIMIT = 8.0  # standardised numbers are clipped to this many standard deviations
+FEW_ROWS, FEW_VALUES = 128, 4096  # a look-up in a dict is faster than numpy's calls for so few, and small enough to keep
 SKEWED = 2.0  # non-negative numbers with a larger skewness are taken as logarithms
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vocabulary:
     """Known values of one categorical column: `values` sorted, `codes` the code (1 ..) of each."""
 
     values: Array  # int64 or numpy unicode [v]
     codes: I64  # [v]
+
+    @cached_property
+    def _known(self) -> dict[Any, int]:
+        return dict(zip(self.values.tolist(), self.codes.tolist(), strict=True))
 
     @property
     def size(self) -> int:
@@ -41,6 +47,9 @@ class Vocabulary:
         """Codes of `column` (any shape), 0 where a value is not known."""
         if not len(self.values):
             return np.zeros(column.shape, np.int64)
+        if column.ndim == 1 and len(column) <= FEW_ROWS and len(self.values) <= FEW_VALUES:  # an online request
+            known = self._known
+            return np.array([known.get(value, UNKNOWN) for value in column.tolist()], np.int64)
         at = np.minimum(np.searchsorted(self.values, column), len(self.values) - 1)
         return np.where(self.values[at] == column, self.codes[at], UNKNOWN)
 
@@ -144,10 +153,10 @@ class Encoder:
     def numbers(self, columns: Mapping[str, Array]) -> F32:
         """The numeric columns as they are, float32 [n, columns], NaN where missing: what trees want."""
         spec = self.spec
-        out = np.empty((_rows(columns, spec), len(spec.numeric)), np.float32)
-        for i, name in enumerate(spec.numeric):
-            out[:, i] = _numbers(name, columns)
-        return out
+        out = np.empty((len(spec.numeric), _rows(columns, spec)), np.float32)
+        for row, name in zip(out, spec.numeric, strict=True):
+            row[:] = _numbers(name, columns)
+        return np.ascontiguousarray(out.T)
 
     def sequences(self, columns: Mapping[str, Array]) -> tuple[I64, ...]:
         """Codes of the sequence columns, each int64 [n, length]; PADDING stays, unknown values are 0."""

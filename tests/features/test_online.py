@@ -3,6 +3,7 @@ source."""
 
 import dataclasses
 import shutil
+import struct
 from pathlib import Path
 from time import perf_counter
 
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from features import recent, snapshots
 from features.asof import asof_index
 from features.batch import MISSING, OK, STALE, RequestBatch
-from features.catalogue import SEQUENCE_LENGTH, view
+from features.catalogue import SEQUENCE_LENGTH, VIEWS, view
 from features.online import OnlineSource
 from features.online_guard import admitted
 from features.online_store import open_store, push, write
-from features.online_values import Mark, decode, encode, key_bytes, key_values
+from features.online_values import Mark, decode, decode_view, encode, key_bytes, key_values
 from features.requests import from_impressions
 from features.schemas import CATEGORIES
 from features.sources import AsOfSource, with_unknown
@@ -218,6 +219,21 @@ def test_keys_and_values_survive_the_wire():
         np.testing.assert_array_equal(decode(feature, encoded.values[feature.name]), with_unknown(feature, rows[feature.name]))
     words = np.array(["top", "überall", ""])
     np.testing.assert_array_equal(key_values(view("placement_daily"), key_bytes(view("placement_daily"), words)), words)
+
+
+def test_a_view_is_decoded_as_its_features_one_by_one():
+    for chosen in VIEWS:
+        values = {f.name: [b""] * 3 for f in chosen.features}
+        for feature in chosen.features:
+            if feature.kind == "float":
+                values[feature.name][1:] = [b"\x35" + struct.pack("<f", 2.5), b"\x35" + struct.pack("<f", -0.0)]
+        together = decode_view(chosen, values)
+        assert list(together) == [feature.name for feature in chosen.features]
+        for feature in chosen.features:
+            alone = decode(feature, values[feature.name])
+            assert (together[feature.name].dtype, together[feature.name].tobytes()) == (alone.dtype, alone.tobytes())
+    with pytest.raises(ValueError, match="user_age"):
+        decode_view(view("user_profile"), {"user_age": [b"\x20\x01"], "user_country": [b""], "user_signup": [b""]})
 
 
 def test_a_value_of_another_type_is_named():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from synthetic import SPEC, clicks
 
 from models.contract import FeatureSpec
-from models.encode import LIMIT, PADDING, Encoder, Vocabulary
+from models.encode import FEW_ROWS, LIMIT, PADDING, Encoder, Vocabulary
 
 TEXTS = st.lists(st.sampled_from(["", "a", "ab", "b", "zebra", "é"]), min_size=1, max_size=40)
 IDS = st.lists(st.integers(-1, 6), min_size=1, max_size=40)
@@ -113,3 +113,12 @@ def test_a_missing_column_and_a_wrong_type_are_named() -> None:
 def test_ids_that_arrive_as_floats_mean_the_same() -> None:
     encoder = Encoder.learn({"c": np.array([1, 2, 2, 3] * 5)}, FeatureSpec(("c",), ()))
     assert encoder.codes({"c": np.array([1.0, np.nan, 3.0, 9.0], np.float32)})[:, 0].tolist() == [1, 0, 3, 0]
+
+
+@given(st.lists(st.integers(-1, 12), max_size=30), st.integers(0, 12))
+def test_a_few_rows_are_encoded_as_many_are(known: list[int], least: int) -> None:
+    for values in (np.array(known, np.int64), np.array([str(k) if k >= 0 else "" for k in known], np.str_)):
+        vocabulary = Vocabulary(values[:0], np.zeros(0, np.int64)).grown(values, 1)
+        column = np.tile(np.append(values, values[:1]), FEW_ROWS)[: FEW_ROWS + least]
+        few = [vocabulary.encode(column[low : low + 7]) for low in range(0, len(column), 7)]
+        np.testing.assert_array_equal(np.concatenate([np.zeros(0, np.int64), *few]), vocabulary.encode(column))
