@@ -128,11 +128,35 @@ def recorded_answer(name: str) -> str:
     return f"`{figure.command}` on `{figure.result['on']}`\n\n{answer(name).markdown(figure.result)}"
 
 
+def benchmarks() -> str:
+    """The four benchmarks' figures beside their goals."""
+    world, join, score, serve = (load(f"bench-{name}").result for name in ("world", "join", "score", "serve"))
+    per_s = f"{world['impressions_per_cpu_second']:,} impressions a CPU second"
+    memory = f"{world['peak_mb_2_days']:.0f} MB"
+    rows: list[Sequence[object]] = [
+        ("world", "speed", per_s, f"{world['speed_over_goal']} times the goal of 100,000"),
+        ("world", "memory of 6 days over 2", f"{world['peak_6_over_2_days']} ({memory})", "flat: 1"),
+        ("join", "ours over Polars' join_asof, CPU", join["ours_over_polars"], "at most 2"),
+        ("join", "Feast's DuckDB retrieval over ours, CPU", join["feast_over_ours"], "at least 10"),
+        ("score", f"{score['family']}, rows a CPU second", f"{score['rows_per_cpu_second']:,}", "at least 100,000"),
+        ("score", "CPU over the raw model", score["cpu_over_raw_inference"], ""),
+        ("score", "share of the join in a batch job", f"{score['join_share']:.0%}", ""),
+    ]
+    for cell in serve["cells"]:
+        what = f"{cell['candidates']} candidates, {cell['connections']} connection{'s' if cell['connections'] > 1 else ''}"
+        speed = f"{cell['rps']:.0f} requests/s, p50 {cell['p50_ms']:.1f} ms, p99 {cell['p99_ms']:.1f} ms"
+        floor = cell["noop"]["cpu_us"] + serve["raw_inference_us"][str(cell["candidates"])]
+        ratio = f"{cell['cpu_us'] / floor:.1f} times no-op HTTP + raw model"
+        rows.append(("serve", what, speed, f"{cell['cpu_us']:.0f} us CPU: {ratio}"))
+    return table(["bench", "what", "measured", "against"], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
     "open-bandit": open_bandit,
+    "benchmarks": benchmarks,
     "train-families": train_families,
     "train-steps": train_steps,
 }
