@@ -5,8 +5,9 @@ is left to the reader while `monitoring.daily` decides.  Called by `clickproof r
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from infra.home import Home
 from infra.lake import Lake
 from monitoring.daily import sampled_impressions
 
+WORKSPACE, PROJECT = "evidently", "clickproof"  # the folder beside the reports, and the one project in it
 WEEK = 7
 ROWS = 3000  # a day and a reference week are each cut down to this many rows: enough to see shapes, small enough to open
 # Shown where the source has them.  With the prediction they are ten: what Evidently's table shows without paging.
@@ -46,6 +48,7 @@ def write_report(
     day: str | None = None,
 ) -> Path:
     """Write home.reports/drift-DAY.html and return its path: `day` (the latest by default) against the seven days before it.
+    The same report is added to the Evidently workspace home.reports/evidently.
 
     With `model`, its predictions for the same rows are one of the columns.  ExplainedError where there is nothing to
     compare with.
@@ -102,7 +105,8 @@ def _draw(
         Dataset.from_pandas(pd.DataFrame({n: _plain(v) for n, v in columns.items()}), data_definition=definition)
         for columns in (current, reference)
     )
-    snapshot = Report([RowCount(), DataDriftPreset(columns=list(reference))]).run(now, then)
+    at = datetime.fromisoformat(f"{day}T00:00:00+00:00")
+    snapshot = Report([RowCount(), DataDriftPreset(columns=list(reference))]).run(now, then, timestamp=at, name=day)
     beside = path.with_name(f".{path.name}.part")
     snapshot.save_html(str(beside))
     # Evidently names neither the days it compares nor the page.
@@ -115,6 +119,21 @@ def _draw(
     html = html.replace("<body>", f"<body>{head}", 1).replace("<head>", f"<head><title>Drift, {day}</title>", 1)
     beside.write_text(html, encoding="utf-8")
     beside.replace(path)
+    keep(snapshot, path.with_name(WORKSPACE), day)
+
+
+def keep(snapshot: Any, folder: Path, day: str) -> None:
+    """Add the report to the workspace that `clickproof ui evidently` opens, in place of an earlier one of the same day."""
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(folder))
+    found = workspace.search_project(PROJECT)
+    project = found[0] if found else workspace.create_project(PROJECT)
+    for run in workspace.list_runs(project.id):
+        kept = workspace.get_run(project.id, run)
+        if kept is not None and kept.name == day:
+            workspace.delete_run(project.id, run)
+    workspace.add_run(project.id, snapshot)
 
 
 def _plain(values: Array) -> Array:

@@ -154,8 +154,12 @@ def docs(
 
 @app.command()
 @with_settings
-def ui(chosen: Settings, what: Annotated[str, typer.Argument(help="mlflow, prefect or evidently.")]) -> None:
-    """Open one of the tools' own pages on this home, on loopback."""
-    from pipelines.commands import ui_command
+def ui(
+    chosen: Settings,
+    what: Annotated[str, typer.Argument(help="mlflow, prefect or evidently.")],
+    port: Annotated[int | None, typer.Option(help="Port; the tool's usual one by default.")] = None,
+) -> None:
+    """Serve one of the tools' own pages on this home, on loopback."""
+    from pipelines.ui import ui_command
 
-    ui_command(chosen, what)
+    ui_command(chosen, what, port)

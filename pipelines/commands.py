@@ -1,7 +1,5 @@
 """What the smaller commands do: call one flow or function, print its answer.  Imported when one of them runs."""
 
-import os
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -158,18 +156,3 @@ def _lines(result: dict[str, Any], indent: str = "") -> str:
         else:
             out.append(f"{indent}{name:<36}{value}")
     return "\n".join(out)
-
-
-def ui_command(chosen: Settings, what: str) -> None:
-    """Become the server of one of the tools' own pages, on loopback; ends with Ctrl-C."""
-    home, python = chosen.base(), sys.executable
-    database = chosen.mlflow_url or f"sqlite:///{home.mlflow / 'mlflow.db'}"
-    workspace = str(home.reports / "evidently")
-    pages = {
-        "mlflow": ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "5000", "--backend-store-uri", database],
-        "prefect": ["-m", "prefect", "server", "start", "--host", "127.0.0.1"],
-        "evidently": ["-m", "evidently", "ui", "--host", "127.0.0.1", "--port", "8001", "--workspace", workspace],
-    }
-    if what not in pages:
-        raise ExplainedError(f"no page {what!r}; there are {', '.join(pages)}")
-    os.execv(python, [python, *pages[what]])
