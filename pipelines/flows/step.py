@@ -2,17 +2,24 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
+from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 
+from infra.errors import ExplainedError
 from pipelines.console import Steps
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 STEPS = Steps()  # of this process, for the table at the end of a command
+
+
+def _may_pass_later(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    """What is explained to the user will not mend itself in two seconds."""
+    return not isinstance(state.result(raise_on_failure=False), ExplainedError)
 
 
 def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -26,6 +33,9 @@ def step(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
             with STEPS.step(name):
                 return work(*args, **kwargs)
 
-        return task(name=name, retries=retries, retry_delay_seconds=2, cache_policy=NO_CACHE)(timed)
+        again = task(
+            name=name, retries=retries, retry_delay_seconds=2, retry_condition_fn=_may_pass_later, cache_policy=NO_CACHE
+        )
+        return again(timed)
 
     return make

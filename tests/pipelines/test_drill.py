@@ -66,8 +66,7 @@ def test_a_drill_cannot_write_to_the_base_that_it_opened(main_job: MainJob, monk
 
 
 def test_a_base_that_changed_during_a_drill_fails_it(main_job: MainJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    rogue = main_job.home.reports / "rogue.html"
-    rogue.parent.mkdir(exist_ok=True)
+    rogue = main_job.home.features / "rogue.parquet"
     monkeypatch.setattr(drill, "STAGES", {"feature": lambda *_: (rogue.write_text("around the home"), Checks())[1]})
     try:
         result = drill.run(main_job.home, "LEAK01", main_job.settings, clean=True)
