@@ -6,6 +6,7 @@ own file.
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,11 @@ class Registry:
 
             MLFLOW_DISABLE_TELEMETRY.set(True)
             set_telemetry_client()  # reads the setting again and drops the client that the import made
-            self._client = MlflowClient(self.url, self.url)
+            with warnings.catch_warnings():
+                # Its SQLAlchemy mappings are made at the first query, and complain about each other and about Prefect's.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._client = MlflowClient(self.url, self.url)
+                self._client.search_experiments(max_results=1)
         return self._client
 
     def _experiment(self, client: "MlflowClient") -> str:

@@ -5,7 +5,6 @@ Called by the command line at start; the only place that writes environment vari
 
 import logging
 import os
-import warnings
 from pathlib import Path
 
 from infra.settings import Settings
@@ -25,6 +24,7 @@ def prepare(chosen: Settings) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "FEAST_USAGE": "False",
         "MPLBACKEND": "Agg",
     }
@@ -32,8 +32,5 @@ def prepare(chosen: Settings) -> None:
         defaults["PREFECT_API_URL"] = chosen.prefect_url
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    # MLflow and Prefect share one SQLAlchemy, which tells each of them about the other's mappings.
-    for told in (r"Type object .* does not refer to an OperatorClass", r"The ``noload`` loader strategy is deprecated"):
-        warnings.filterwarnings("ignore", message=told)
-    for noisy in ("alembic", "mlflow", "httpx", "feast"):
+    for noisy in ("alembic", "httpx", "feast"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
