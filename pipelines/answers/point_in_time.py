@@ -1,6 +1,8 @@
 """Is the training join point-in-time correct, late rows included, and what would a careless join have leaked?"""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -102,7 +104,7 @@ def _feast_rows(work: Home, keys: I64, times_us: I64, key: I64, available_us: I6
     folder.mkdir()
     stamps = {"event_timestamp": snapshots.to_time(event_us), "available_at": snapshots.to_time(available_us)}
     pq.write_table(pa.table({"ad_id": key, **stamps, "row": np.arange(len(key))}), folder / "rows.parquet")
-    with _quiet():
+    with _feast():
         ad = feast.Entity(name="ad", join_keys=["ad_id"], value_type=feast.ValueType.INT64)
         files = feast.FileSource(
             path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", created_timestamp_column="available_at",
@@ -116,9 +118,15 @@ def _feast_rows(work: Home, keys: I64, times_us: I64, key: I64, available_us: I6
     return np.asarray(found.sort_values("row_id")["row"].fillna(-1).to_numpy(np.int64))
 
 
-def _quiet() -> Any:
-    """Feast 0.67 warns about itself: experimental views, deprecated pandas functions."""
-    return warnings.catch_warnings(action="ignore")
+@contextmanager
+def _feast() -> Iterator[None]:
+    """Feast 0.67 warns about itself (experimental views, deprecated pandas functions) and leaves a DuckDB connection behind in
+    ibis, which complains when the process ends."""
+    import ibis
+
+    with warnings.catch_warnings(action="ignore"):
+        yield
+    ibis.options.default_backend = None
 
 
 def _utc(time_us: I64) -> Any:
@@ -174,7 +182,7 @@ def _snapshots_in_sql(work: Home, view: View, asked: RequestBatch, campaign: Any
 def _feast_values(work: Home, spec: SourceSpec, asked: RequestBatch) -> tuple[int, int, int]:
     """(values compared, values that differ, rows returned): the stored features that Feast hands out as they are."""
     ours = AsOfSource(work, spec.entities, spec.context, SERVICE).fetch(asked).columns
-    with _quiet():
+    with _feast():
         opened = apply(work, spec.entities)
         frame = pd.DataFrame({"row_id": np.arange(len(asked)), "event_timestamp": _utc(asked.time_us)})
         frame = frame.assign(user_id=asked.user_id, ad_id=asked.ad_id, request_time=asked.time_us)

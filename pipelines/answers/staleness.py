@@ -106,7 +106,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], folder: Path) -> Path:
     """NE lost by delay."""
-    figure, (axes,) = panels("NE lost when features come late", x="hours later than usual", y="NE minus NE of fresh features")
+    figure, (axes,) = panels("NE lost when features come late", x="later than usual by", y="NE minus NE of fresh features")
     axes.axhline(0, color=INK, linewidth=1)
     for group, colour in zip(GROUPS, COLOURS, strict=False):
         rows = [row for row in result["rows"] if row["views"] == group]

@@ -1,6 +1,5 @@
 """Every answer of the walkthrough, run on the tiny home: its shape, and one thing that must come out whatever the luck."""
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,24 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from as_a_user import MainJob, clickproof
+from as_a_user import clickproof
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import ExplainedError
-from pipelines.answers import ANSWERS, Drawn, answer, ask
+from pipelines.answers import ANSWERS, Drawn, answer
 from pipelines.answers.auction_cost import _place_within, bias
 from pipelines.answers.cold_start import exposures
 from pipelines.answers.downsampling import corrected
 from pipelines.answers.why_ne import distorted
 
 Ask = Callable[[str], dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def asked(main_job: MainJob) -> Ask:
-    """The result of an answer on the tiny home, measured once."""
-    return functools.cache(lambda name: ask(name, main_job.settings))
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERS))
