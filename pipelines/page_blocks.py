@@ -51,7 +51,8 @@ def train_families() -> str:
     head = ["model", "NE", "clicks / sum of p", "AUC", "AUC per user", "signal captured"]
     rows = [
         [f"**{family}**" if family == result["champion"] else family]
-        + [interval(report[name]) for name in ("ne", "calibration", "auc", "user_auc", "signal_captured")]
+        + [interval(report["ne"], 4)]
+        + [interval(report[name]) for name in ("calibration", "auc", "user_auc", "signal_captured")]
         for family, report in [("base rate", result["base"]), *sorted(result["families"].items(), key=_ne)]
     ]
     base = result["base"]
