@@ -102,7 +102,7 @@ def retrain(
 @with_settings
 def inject(
     chosen: Settings,
-    bug: Annotated[str, typer.Argument(help="Code or name, for example LEAK01 or label-leakage.")],
+    bug: Annotated[str, typer.Argument(help="LEAK01 (label-leakage) or DRIFT01 (feature-drift).")],
     intensity: Annotated[str, typer.Option(help="strong, mild or trace.")] = "strong",
     clean: Annotated[bool, typer.Option(help="Run the same checks without the bug.")] = False,
     as_json: AsJson = False,

@@ -67,6 +67,10 @@ def inject_command(chosen: Settings, bug: str, intensity: str, clean: bool, as_j
     """One drill; 0 when it was caught as expected, or silent where nothing was injected."""
     from pipelines.drill import run
 
+    if not chosen.base().lake.exists():
+        raise ExplainedError(
+            f"{chosen.base().root} holds nothing to break yet: make train; or name the size that you trained: --size tiny"
+        )
     drill = run(chosen.base(), bug, chosen, intensity, clean)
     result = {**drill.as_json(), "class": drill.bug_class}
     did = f"{drill.code} {drill.name}: " + ("the same checks without the bug" if clean else f"injected, {intensity}")

@@ -7,13 +7,17 @@ import logging
 import os
 from pathlib import Path
 
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 
 def prepare(chosen: Settings) -> None:
     """Set the environment variables that Prefect, MLflow, Feast and others read; a user's own choice stands."""
     state: Path = chosen.home.resolve()
-    (state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect's database cannot make its own parent folders
+    try:
+        (state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect's database cannot make its own parent folders
+    except OSError as error:
+        raise ExplainedError(f"{state} can't hold our state: {error}; name another folder with --home") from error
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(state / "prefect"),

@@ -62,14 +62,14 @@ def rates(label: Array, randomised: Array) -> dict[str, Any] | None:
     }
 
 
-def as_lines(found: Mapping[str, Any]) -> list[str]:
-    """For the end of the main job's report."""
+def as_lines(found: Mapping[str, Any], compared_with: str = "the base rate") -> list[str]:
+    """For the end of the main job's report; `compared_with` is whom the families were compared with."""
     lines = [f"clicks: {', '.join(f'{count:,} {name}' for name, count in found['clicks'].items())}"]
     for family, one in found["against_base"].items():
         if one["value"] is not None and one["smallest"] is not None:
             lines.append(
-                f"{family} against the base rate: NE {one['value']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]; the smallest "
-                f"difference that these clicks would show 4 times in 5: {one['smallest']:.4f}"
+                f"{family} against {compared_with}: NE {one['value']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]; "
+                f"the smallest difference that these clicks would show 4 times in 5: {one['smallest']:.4f}"
             )
     if found["orders"]:
         orders = found["orders"]

@@ -118,6 +118,7 @@ def _day(
         return done[day][1], known
     known = known or Known.before(lake, spec.streams, day)
     if day in done:
+        _still_readable(home, spec, day, done[day][1])
         lake.replace_day("ingests", day, INGESTS.empty_table())  # until it is complete again
     counts: dict[str, StreamCounts] = {}
     refused = [QUARANTINE.empty_table()]
@@ -139,6 +140,23 @@ def _day(
     lake.replace_day("ingests", day, pa.Table.from_pylist(rows_done, INGESTS))
     done[day] = (inputs, IngestCounts(day, counts))
     return done[day][1], known
+
+
+def _still_readable(home: Home, spec: SourceSpec, day: str, before: IngestCounts) -> None:
+    """Raises ExplainedError where a file that was ingested before can't be read any more: the lake keeps its good rows."""
+    for stream in spec.streams:
+        broken = []
+        for path in landing.files(home, stream, day):
+            try:
+                landing.read(path)
+            except landing.UnreadableFile as error:
+                broken.append(f"{path}: {error}")
+        was = before.streams.get(stream, StreamCounts())
+        if len(broken) > was.refused_files and was.files >= len(landing.files(home, stream, day)):
+            raise ExplainedError(
+                f"{day} was ingested before, and now a file of it can't be read ({'; '.join(broken)}). The lake keeps what it "
+                "had; land the file again as it was, or delete it to take its rows out"
+            )
 
 
 def _inputs(home: Home, spec: SourceSpec, day: str, previous: str) -> str:

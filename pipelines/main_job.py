@@ -7,6 +7,7 @@ from infra.settings import Settings
 from pipelines import figures
 from pipelines.console import finish, minutes, say
 from pipelines.evidence import as_lines
+from pipelines.sources.registry import source_of
 
 SHOWN = ("ne", "log_loss", "calibration", "ece", "auc", "user_auc", "signal_captured")
 
@@ -14,6 +15,7 @@ SHOWN = ("ne", "log_loss", "calibration", "ece", "auc", "user_auc", "signal_capt
 def run(chosen: Settings, *, as_json: bool, record: bool) -> dict[str, Any]:
     """Raw clicks to champion."""
     started = time.perf_counter()
+    source_of(chosen)  # a wrong size or folder is said at once
     say("starting Prefect (its first start migrates its database: 10 to 20 seconds)")
     from pipelines.flows.ingest import ingest
     from pipelines.flows.materialize import materialize
@@ -45,10 +47,10 @@ def run(chosen: Settings, *, as_json: bool, record: bool) -> dict[str, Any]:
 def as_text(result: dict[str, Any]) -> str:
     """Each family's figures with their intervals, and the champion."""
     lines = []
-    for family, report in [("base rate", result["base"]), *result["families"].items()]:
+    for family, report in [(result["compared_with"], result["base"]), *result["families"].items()]:
         lines.append(f"{family}: {report['n']:,} test impressions, {report['clicks']:,} clicks, {report['days']} days")
         lines += [f"  {name:<16}{interval(report[name])}" for name in SHOWN if report[name]["value"] is not None]
-    lines += as_lines(result["evidence"])
+    lines += as_lines(result["evidence"], result["compared_with"])
     if result["skipped_views"]:
         lines.append(f"left out, because this source has no such entity: {', '.join(result['skipped_views'])}")
     lines.append(f"champion: {result['champion'] or 'none; no candidate passed the gates'} ({minutes(result['seconds'])})")

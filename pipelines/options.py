@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from infra.errors import ExplainedError
 from infra.settings import Settings, use
+from pipelines.interrupt import end_at_once
 
 _SHARED: dict[str, Any] = {
     "size": Annotated[str | None, typer.Option(help="Size of the simulated market: tiny, small or large.")],
@@ -31,8 +33,12 @@ def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         given = {name: arguments.pop(name) for name in _SHARED}
+        end_at_once()
         try:
-            chosen = Settings(**{name: value for name, value in given.items() if value is not None})
+            try:
+                chosen = Settings(**{name: value for name, value in given.items() if value is not None})
+            except ValidationError as error:
+                raise ExplainedError(_wrong_settings(error)) from None
             from pipelines.environment import prepare
 
             use(chosen)
@@ -50,6 +56,12 @@ def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in own + shared}
     return run
+
+
+def _wrong_settings(error: ValidationError) -> str:
+    """Which setting, what it is, what it should be."""
+    found = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors()]
+    return f"wrong setting (an option, or CLICKPROOF_ in capitals as a variable): {'; '.join(found)}"
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from infra.home import Home
+from infra.lake import Lake
 from pipelines.ingest import IngestCounts
 
 
@@ -36,6 +38,15 @@ def totals(days: Sequence[IngestCounts]) -> dict[str, Totals]:
         if found.rows_in != accounted:
             raise AssertionError(f"{stream}: {found.rows_in} rows came in, {accounted} are accounted for: {found}")
     return out
+
+
+def refusals(home: Home) -> list[str]:
+    """One sentence for every landed file that could not be used: which, why, what to do."""
+    lake = Lake.of(home)
+    if not lake.has("quarantine"):
+        return []
+    rows = lake.read("quarantine", ["row", "reason"]).to_pylist()
+    return [row["reason"] for row in rows if row["row"] is None]
 
 
 def as_text(found: dict[str, Totals]) -> str:

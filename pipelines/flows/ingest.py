@@ -8,7 +8,7 @@ from pipelines import ingest as ingestion
 from pipelines.console import say
 from pipelines.flows.step import step
 from pipelines.prediction_ingest import PredictionCounts, ingest_predictions
-from pipelines.reconciliation import Totals, as_text, totals
+from pipelines.reconciliation import Totals, as_text, refusals, totals
 from pipelines.sources.contract import Source
 from pipelines.sources.registry import source_of
 
@@ -38,5 +38,5 @@ def ingest(chosen: Settings) -> dict[str, Totals]:
     deliver(source, home)
     counts = bring_in(source, home)
     bring_in_predictions(home)
-    say(as_text(counts))
+    say("\n".join([as_text(counts), *(f"refused: {reason}" for reason in refusals(home))]))
     return counts

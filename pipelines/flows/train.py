@@ -77,6 +77,7 @@ def train(chosen: Settings, windows: dict[str, Window] | None = None) -> dict[st
     return {
         "families": {family: candidate.report for family, candidate in candidates.items()},
         "base": against.report,
+        "compared_with": "the champion" if against.champion else "the base rate",
         "champion": winner,
         "champion_artefact": candidates[winner].artefact.hash if winner else None,
         "decisions": {family: {"passed": d.passed, "reasons": d.reasons} for family, d in decisions.items()},

@@ -1,0 +1,89 @@
+"""What a person meets who interrupts, mistypes, or whose files break."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from as_a_user import clickproof
+
+from infra.home import Home
+from infra.lake import Lake
+
+TINY = ("--size", "tiny")
+
+
+def test_ctrl_c_ends_at_once_with_everything_it_started(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole group: Prefect's server dies too, and nobody may wait for it."""
+    command = [str(Path(sys.executable).with_name("clickproof")), "train", *TINY, "--home", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("ingest events"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert "run it again" in process.stderr.read()
+    process.stderr.close()
+    left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
+    for _ in range(50):
+        if not left.stdout:
+            break
+        time.sleep(0.1)
+        left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
+    assert not left.stdout
+
+
+def test_a_file_that_breaks_after_it_was_ingested_takes_no_row_away(tmp_path: Path) -> None:
+    clickproof("ingest", *TINY, home=tmp_path)
+    home = Home(tmp_path / "world-tiny-1")
+    before = Lake.of(home).read("clicks").num_rows
+    landed = sorted((home.landing / "clicks").glob("day=*/*.parquet"))[3]
+    landed.write_bytes(b"junk")
+    done = clickproof("ingest", *TINY, home=tmp_path, status=2)
+    assert str(landed) in done.stderr
+    assert "The lake keeps what it had" in done.stderr
+    assert Lake.of(home).read("clicks").num_rows == before
+
+
+def test_a_file_that_was_never_readable_is_named(tmp_path: Path) -> None:
+    clickproof("ingest", *TINY, home=tmp_path)
+    home = Home(tmp_path / "world-tiny-1")
+    bad = sorted((home.landing / "clicks").glob("day=*"))[-1] / "part-9.parquet"
+    bad.write_bytes(b"junk")
+    done = clickproof("ingest", *TINY, home=tmp_path)
+    assert "refused: " in done.stderr
+    assert bad.name in done.stderr
+
+
+def test_a_wrong_setting_is_named_without_a_traceback(tmp_path: Path) -> None:
+    done = clickproof("ingest", *TINY, "--seed", "-1", home=tmp_path, status=2)
+    assert "seed is -1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = clickproof("ingest", *TINY, home=tmp_path / "file", status=2)
+    assert "--home" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [str(Path(sys.executable).with_name("clickproof")), "serve", *TINY, "--home", str(tmp_path)]
+        environment = {**os.environ, "CLICKPROOF_PORT": str(port)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "CLICKPROOF_PORT=8010" in done.stderr
+
+
+def test_a_drill_on_nothing_says_what_to_do(tmp_path: Path) -> None:
+    done = clickproof("inject", "LEAK01", *TINY, home=tmp_path, status=2)
+    assert "make train" in done.stderr
