@@ -1,14 +1,14 @@
 # Every target is one line of `clickproof`.  SIZE=tiny|small|large, SOURCE=world|open-bandit, DATA=FOLDER, BUG=CODE-OR-NAME.
 PYTHON ?= python3.11
-SIZE ?= small
-SOURCE ?= world
+SIZE ?= $(or $(CLICKPROOF_SIZE),small)
+SOURCE ?= $(or $(CLICKPROOF_SOURCE),world)
 BUG ?= label-leakage
 BENCH ?= world
 CLICKPROOF := .venv/bin/clickproof
-export CLICKPROOF_SIZE ?= $(SIZE)
-export CLICKPROOF_SOURCE ?= $(SOURCE)
+export CLICKPROOF_SIZE := $(SIZE)
+export CLICKPROOF_SOURCE := $(SOURCE)
 ifdef DATA
-export CLICKPROOF_DATA ?= $(DATA)
+export CLICKPROOF_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     size: str = Field(
         "small", description="Size of the simulated market: tiny (tests), small (default) or large (10M+ impressions)."
     )
-    seed: int = Field(1, description="Seed of the simulated market and of training.")
+    seed: int = Field(1, ge=0, description="Seed of the simulated market and of training.")
     source: str = Field("world", description="Where events come from: world (simulated) or open-bandit (real).")
     data: Path | None = Field(None, description="Folder with a source's files, for sources that read files.")
     lake_url: str = Field("", description="URL of the lake's Delta tables; empty means the folder `lake` in the home.")
@@ -32,8 +32,8 @@ class Settings(BaseSettings):
     prefect_url: str = Field("", description="API of a running Prefect server; empty starts an ephemeral one in the process.")
     attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
     host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
-    port: int = Field(8000, description="Port that the endpoint binds to.")
-    threads: int = Field(1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that the endpoint binds to.")
+    threads: int = Field(1, ge=1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
     epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")

@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import socket
 from typing import Any, cast
 
 import numpy as np
@@ -36,12 +37,25 @@ _log = logging.getLogger("clickproof.serving")
 def serve(home: Home, settings: Settings) -> None:
     """Answer requests until the process is told to stop (SIGINT or SIGTERM); the log is closed then.
 
-    Exits with status 1 where the port is taken.
+    Raises ExplainedError where the port is taken.
     """
+    _check_port(settings)
     app = create_app(lambda: load_service(home, settings), settings)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs)
+
+
+def _check_port(settings: Settings) -> None:
+    """Raises ExplainedError where somebody listens on the port already, before a model is loaded in vain."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ExplainedError(
+                f"{settings.host}:{settings.port} can't be used: {error.strerror}; choose another with CLICKPROOF_PORT=8010"
+            ) from error
 
 
 def load_service(home: Home, settings: Settings) -> Service:
