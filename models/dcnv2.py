@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infra.progress import progress
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoder
 from models.metrics import logit_log_loss
@@ -126,7 +127,7 @@ class DCNv2:
                 best = _log_loss(mean, held_out, offset[1], valid.label)
                 history.append(best)
             optimiser = _optimiser(self.network, self.settings, self.settings["learning_rate"])
-            for step in range(steps * self.settings["epochs"]):
+            for step in progress(range(steps * self.settings["epochs"]), "dcnv2", "step"):  # ends early mostly
                 if step % steps == 0:
                     order = torch.randperm(len(train))
                 rows = order[(step % steps) * batch :][:batch]

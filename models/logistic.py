@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from infra.progress import progress
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoded, Encoder
 from models.metrics import logit_log_loss
@@ -55,7 +56,7 @@ class Logistic:
         codes, numbers = self._codes(encoded), _numbers(encoded)
         history = [logit_log_loss(self._score(held_out) + offset[1], valid.label)]
         best, kept, rounds = np.inf if warm_start is None else history[0], self.weights, 0
-        for strength in strengths:
+        for strength in progress(strengths, "logistic", "strength"):
             ridge = self._ridge(strength)
             centre = np.zeros_like(ridge)
             weights, steps = _minimise(codes, numbers, train.label, offset[0], self.weights, ridge, centre)
