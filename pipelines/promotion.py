@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from infra.home import Home
 from models import evaluate, gates, plots
 from models.artefact import Artefact, load
@@ -16,15 +18,23 @@ from models.importance import permutation_importance
 from models.registry import CHAMPION, Registry
 from models.train import Trained
 from monitoring.findings import Checks
-from pipelines.training import probability
+from pipelines.sources.contract import SourceSpec
+from pipelines.training import judge, probability
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trained model with its evaluation on the test days."""
+    """A trained model with its probabilities for the test days' rows and their evaluation."""
 
     trained: Trained
+    p: np.ndarray
     report: dict[str, Any]
+
+    @classmethod
+    def of(cls, home: Home, source: SourceSpec, trained: Trained, test: Dataset) -> "Candidate":
+        """Score the test days once, and evaluate."""
+        p = probability(trained.artefact, test)
+        return cls(trained, p, judge(home, source, p, test))
 
     @property
     def artefact(self) -> Artefact:
@@ -37,8 +47,15 @@ class Comparator:
     """Whom a candidate must beat: the champion, or the base-rate model where there is none."""
 
     artefact: Artefact
+    p: np.ndarray
     report: dict[str, Any]
     champion: bool
+
+    @classmethod
+    def of(cls, home: Home, source: SourceSpec, artefact: Artefact, test: Dataset, champion: bool) -> "Comparator":
+        """Score the test days once, and evaluate."""
+        p = probability(artefact, test)
+        return cls(artefact, p, judge(home, source, p, test), champion)
 
 
 def champion_of(home: Home) -> Artefact | None:
@@ -53,17 +70,16 @@ def leakage_verdict(checks: Checks) -> dict[str, Any]:
 
 
 def decide(candidate: Candidate, against: Comparator, test: Dataset, leakage: Mapping[str, Any]) -> gates.Decision:
-    """All gates on one candidate."""
-    new, old = probability(candidate.artefact, test), probability(against.artefact, test)
+    """All gates on one candidate; both were scored on the rows of `test`."""
     current = against.artefact.configuration_hash if against.champion else None
     kind = gates.kind_of(candidate.artefact.configuration_hash, current)
-    comparison = evaluate.compare(new, old, test)
+    comparison = evaluate.compare(candidate.p, against.p, test)
     return gates.decide(candidate.report, comparison, leakage, kind, comparator=against.report)
 
 
 def draw(home: Home, candidates: Mapping[str, Candidate], test: Dataset) -> dict[str, list[Path]]:
     """Plots of every candidate: reliability, NE by day beside the others, importance.  Files by family."""
-    predicted = {family: probability(c.artefact, test) for family, c in candidates.items()}
+    predicted = {family: candidate.p for family, candidate in candidates.items()}
     by_day = plots.ne_by_day(home.writing(home.reports / "ne_by_day.png"), predicted, test)
     drawn: dict[str, list[Path]] = {}
     for family, candidate in candidates.items():

@@ -3,7 +3,6 @@
 Called by the training flow, by retraining and by the walkthrough.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,6 @@ from pipelines.training_set import Window, build, select, split_windows
 from pipelines.truth import true_probability
 
 SERVICE = "ctr_full"
-FAMILIES = ("logistic", "xgboost", "dcnv2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +91,10 @@ def probability(artefact: Artefact, data: Dataset) -> np.ndarray:
     return artefact.probability(artefact.score(data.columns), data.slot)
 
 
-def judge(home: Home, source: SourceSpec, artefact: Artefact, test: Dataset) -> dict[str, Any]:
-    """The evaluation report of one artefact on the test days, against the truth where the source has one."""
+def judge(home: Home, source: SourceSpec, p: np.ndarray, test: Dataset) -> dict[str, Any]:
+    """The evaluation report of probabilities [n] for the test days' rows, against the truth where the source has one."""
     truth = true_probability(home, test.row_id, test.time_us) if source.truth else None
-    return evaluate.report(probability(artefact, test), test, p_true=truth, slices=evaluate.slices_of(test))
+    return evaluate.report(p, test, p_true=truth, slices=evaluate.slices_of(test))
 
 
 def lineage(home: Home, chosen: Settings, parts: Parts) -> dict[str, str]:
@@ -104,8 +102,3 @@ def lineage(home: Home, chosen: Settings, parts: Parts) -> dict[str, str]:
     versions = {f"table.{name}": str(version) for name, version in Lake.of(home).versions().items()}
     rows = {f"rows.{name}": str(len(part)) for name, part in parts.by_name().items()}
     return {"source": chosen.source, "size": chosen.size, "seed": str(chosen.seed), "service": SERVICE, **versions, **rows}
-
-
-def seconds(started: float) -> float:
-    """Seconds since a reading of the performance counter."""
-    return round(time.perf_counter() - started, 2)

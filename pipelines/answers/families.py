@@ -15,13 +15,14 @@ from infra.home import Home
 from infra.settings import Settings
 from models.artefact import Artefact
 from models.contract import Dataset
+from models.train import FAMILIES
 from pipelines.answers.material import F64, difference, metrics_of, size_of
 from pipelines.answers.worlds import temporary_world
 from pipelines.console import minutes, say
 from pipelines.page_blocks import interval, table
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
-from pipelines.training import FAMILIES, assemble, fit, probability
+from pipelines.training import assemble, fit, probability
 from pipelines.truth import true_probability
 
 QUESTION = "Logistic regression, XGBoost or DCNv2? Quality x p99 x size x training cost, over seeds."

@@ -25,7 +25,7 @@ from pipelines.promotion import Candidate, Comparator, champion_of, decide, leak
 from pipelines.retraining import newest_windows
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
-from pipelines.training import Parts, assemble, audit, fit, judge, lineage
+from pipelines.training import Parts, assemble, audit, fit, lineage, probability
 from serving.champion import champion
 
 QUESTION = "How does a model ship, and how fast does it go back?"
@@ -51,15 +51,15 @@ def run(chosen: Settings) -> dict[str, Any]:
 
 def _ship(work: Home, spec: SourceSpec, chosen: Settings, parts: Parts, leakage: dict[str, Any]) -> dict[str, Any]:
     old = champion(work)
-    against = Comparator(old, judge(work, spec, old, parts.test), champion=True)
+    against = Comparator.of(work, spec, old, parts.test, champion=True)
     say(f"training {old.family} on the newest days, twice")
     refresh = fit(old.family, parts, spec, chosen.seed)
     worse = fit(old.family, replace(parts, train=shuffled(parts.train, SHUFFLED)), spec, chosen.seed)
     high = replace(refresh, artefact=miscalibrated(refresh.artefact, TOO_HIGH))
     candidates = {
-        "refresh: same configuration, two days newer": _candidate(work, spec, refresh, parts.test),
-        f"labels of {SHUFFLED:.0%} of the training rows shuffled": _candidate(work, spec, worse, parts.test),
-        f"odds {TOO_HIGH:g} times too high": _candidate(work, spec, high, parts.test),
+        "refresh: same configuration, two days newer": Candidate.of(work, spec, refresh, parts.test),
+        f"labels of {SHUFFLED:.0%} of the training rows shuffled": Candidate.of(work, spec, worse, parts.test),
+        f"odds {TOO_HIGH:g} times too high": Candidate.of(work, spec, high, parts.test),
     }
     rows = [_row(story, decide(one, against, parts.test, leakage)) for story, one in candidates.items()]
     good = next(iter(candidates.values()))
@@ -99,17 +99,14 @@ def miscalibrated(artefact: Artefact, factor: float) -> Artefact:
 def without(candidate: Candidate, metric: str) -> Candidate:
     """A candidate in whose evaluation a number is missing."""
     unknown = {"value": None, "low": None, "high": None}
-    return Candidate(candidate.trained, {**candidate.report, metric: unknown})
-
-
-def _candidate(work: Home, spec: SourceSpec, trained: Trained, test: Dataset) -> Candidate:
-    return Candidate(trained, judge(work, spec, trained.artefact, test))
+    return replace(candidate, report={**candidate.report, metric: unknown})
 
 
 def _on(
     work: Home, spec: SourceSpec, trained: Trained, against: Comparator, test: Dataset, leakage: dict[str, Any]
 ) -> gates.Decision:
-    return decide(_candidate(work, spec, trained, test), against, test, leakage)
+    here = replace(against, p=probability(against.artefact, test))
+    return decide(Candidate.of(work, spec, trained, test), here, test, leakage)
 
 
 def _row(story: str, decision: gates.Decision) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.gates import Decision
-from models.train import Trained
+from models.train import FAMILIES, Trained
 from monitoring.gate import accept
 from pipelines import evidence, promotion, training
 from pipelines.console import say
@@ -16,7 +16,7 @@ from pipelines.flows.step import step
 from pipelines.promotion import Candidate, Comparator
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
-from pipelines.training import FAMILIES, Parts
+from pipelines.training import Parts
 from pipelines.training_set import Window
 
 assemble = step("training set")(training.assemble)
@@ -33,7 +33,7 @@ def fit(family: str, parts: Parts, spec: SourceSpec, seed: int, like: Trained | 
 @step("evaluate")
 def evaluate(home: Home, spec: SourceSpec, trained: dict[str, Trained], parts: Parts) -> dict[str, Candidate]:
     """The report of every family on the test days."""
-    return {f: Candidate(t, training.judge(home, spec, t.artefact, parts.test)) for f, t in trained.items()}
+    return {family: Candidate.of(home, spec, one, parts.test) for family, one in trained.items()}
 
 
 @step("comparator")
@@ -41,7 +41,7 @@ def comparator(home: Home, spec: SourceSpec, parts: Parts, seed: int, like: Trai
     """The champion, or the base-rate model trained on the same rows, on the same test days."""
     champion = promotion.champion_of(home)
     artefact = champion or training.fit("base_rate", parts, spec, seed, like.artefact).artefact
-    return Comparator(artefact, training.judge(home, spec, artefact, parts.test), champion is not None)
+    return Comparator.of(home, spec, artefact, parts.test, champion is not None)
 
 
 @step("record")
@@ -83,8 +83,8 @@ def train(chosen: Settings, windows: dict[str, Window] | None = None) -> dict[st
         "decisions": {family: {"passed": d.passed, "reasons": d.reasons} for family, d in decisions.items()},
         "skipped_views": parts.skipped_views,
         "evidence": evidence.of(
-            {family: training.probability(candidate.artefact, parts.test) for family, candidate in candidates.items()},
-            training.probability(against.artefact, parts.test),
+            {family: candidate.p for family, candidate in candidates.items()},
+            against.p,
             parts.test,
             parts.by_name(),
         ),
