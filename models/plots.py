@@ -5,6 +5,7 @@ has a contrast of at least 3 to 1 to white and to near-black, so that they read 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from models.contract import Array, Dataset
 from models.evaluate import day_groups, rate_interval, user_groups
 from models.metrics import entropy, log_losses
 
-INK, BLUE, ORANGE = "#7a828c", "#2f81d7", "#cc6a1c"
+INK, BLUE, ORANGE, GREEN, VIOLET = "#7a828c", "#2f81d7", "#cc6a1c", "#2a9d62", "#a371c9"
+COLOURS = (BLUE, ORANGE, GREEN, VIOLET, INK)
 
 
 def reliability(path: Path, p: Array, data: Dataset, *, bins: int = 12, title: str = "Reliability") -> Path:
@@ -39,7 +41,7 @@ def reliability(path: Path, p: Array, data: Dataset, *, bins: int = 12, title: s
     axes.plot([low, high], [low, high], "--", color=INK, linewidth=1, label="perfectly calibrated")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    return _save(figure, axes, path)
+    return save(figure, path)
 
 
 def ne_by_day(path: Path, series: Mapping[str, Array], data: Dataset) -> Path:
@@ -47,12 +49,12 @@ def ne_by_day(path: Path, series: Mapping[str, Array], data: Dataset) -> Path:
     figure, axes = _axes("Normalised entropy by day (lower is better)", "", "NE")
     days = day_groups(data.time_us)
     names = [day_name(int(data.time_us[days == day][0])) for day in np.unique(days)]
-    for (name, p), colour in zip(series.items(), _colours(len(series)), strict=True):
+    for (name, p), colour in zip(series.items(), cycle(COLOURS), strict=False):
         losses = log_losses(p, data.label)
         values = [losses[days == day].mean() / entropy(float(data.label[days == day].mean())) for day in np.unique(days)]
         axes.plot(names, values, "o-", color=colour, label=name, linewidth=1.5, markersize=4)
     axes.tick_params(axis="x", rotation=30)
-    return _save(figure, axes, path)
+    return save(figure, path)
 
 
 def importance(path: Path, rows: Sequence[Mapping[str, Any]], *, top: int = 20) -> Path:
@@ -65,7 +67,7 @@ def importance(path: Path, rows: Sequence[Mapping[str, Any]], *, top: int = 20) 
     axes.errorbar(
         [row["ne_rise"] for row in shown], range(len(shown)), xerr=[row["spread"] for row in shown], fmt="none", ecolor=ORANGE
     )
-    return _save(figure, axes, path)
+    return save(figure, path)
 
 
 def _axes(title: str, x: str, y: str, *, height: float = 4.0) -> tuple[Figure, Any]:
@@ -73,25 +75,28 @@ def _axes(title: str, x: str, y: str, *, height: float = 4.0) -> tuple[Figure, A
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     figure.patch.set_alpha(0.0)
+    dress(axes, title, x, y, 11)
+    return figure, axes
+
+
+def dress(axes: Any, title: str, x: str, y: str, size: int) -> None:
+    """Give a plot the look of all our pictures; `size` is the title's in points, the axes' names are one smaller."""
     axes.patch.set_alpha(0.0)
-    axes.set_title(title, color=INK, fontsize=11)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
+    axes.set_title(title, color=INK, fontsize=size)
+    axes.set_xlabel(x, color=INK, fontsize=size - 1)
+    axes.set_ylabel(y, color=INK, fontsize=size - 1)
     axes.tick_params(colors=INK, which="both", labelsize=8)
     axes.grid(visible=True, color=INK, alpha=0.25, linewidth=0.5)
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(INK)
-    return figure, axes
 
 
-def _colours(count: int) -> list[str]:
-    return [(BLUE, ORANGE, "#2a9d62", "#a371c9", INK)[i % 5] for i in range(count)]
-
-
-def _save(figure: Figure, axes: Any, path: Path) -> Path:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure, with a legend in each plot that has labelled lines."""
+    for axes in figure.axes:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     return path

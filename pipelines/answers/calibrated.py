@@ -10,8 +10,9 @@ from infra.settings import Settings
 from models import metrics
 from models.contract import Array, Dataset
 from models.evaluate import slices_of
+from models.plots import BLUE, INK, ORANGE, save
 from pipelines.answers.material import F64, material, metrics_of, ratio
-from pipelines.answers.show import BLUE, INK, ORANGE, panels, save
+from pipelines.answers.show import panels
 from pipelines.page_blocks import interval, table
 
 QUESTION = "Is it calibrated, in every slice?"

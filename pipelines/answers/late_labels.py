@@ -16,9 +16,10 @@ from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings
 from models.contract import Dataset
+from models.plots import BLUE, INK, ORANGE, save
 from models.train import train_family
 from pipelines.answers.material import F64, Material, expected_difference, expected_ne, material, ratio
-from pipelines.answers.show import BLUE, INK, ORANGE, panels, save
+from pipelines.answers.show import panels
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
 from pipelines.training import SERVICE, probability

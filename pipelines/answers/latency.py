@@ -16,7 +16,8 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
-from pipelines.answers.show import BLUE, GREEN, INK, ORANGE, VIOLET, panels, save
+from models.plots import BLUE, GREEN, INK, ORANGE, VIOLET, save
+from pipelines.answers.show import panels
 from pipelines.answers.workplace import times, workplace
 from pipelines.bench.serve import Load, Population, cpu_us, drive, raw_model, server
 from pipelines.console import say

@@ -18,9 +18,10 @@ from infra.settings import Settings
 from models import metrics
 from models.artefact import Artefact
 from models.contract import Dataset, FeatureSpec
+from models.plots import BLUE, COLOURS, INK, save
 from models.train import train_family
 from pipelines.answers.material import F64, difference
-from pipelines.answers.show import BLUE, COLOURS, INK, panels, save
+from pipelines.answers.show import panels
 from pipelines.answers.workplace import go_on, some_users, workplace
 from pipelines.console import say
 from pipelines.page_blocks import interval, table

@@ -12,10 +12,11 @@ from models.contract import Dataset
 from models.encode import Encoder
 from models.evaluate import USER_GROUPS, user_groups
 from models.newton import sigmoid
+from models.plots import BLUE, GREEN, INK, ORANGE, VIOLET, save
 from models.position import PositionBias, learn_position
 from models.train import train_family
 from pipelines.answers.material import F64, Material, expected_ne, material, ratio
-from pipelines.answers.show import BLUE, GREEN, INK, ORANGE, VIOLET, panels, save
+from pipelines.answers.show import panels
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
 from pipelines.sources.world.truth import position_bias

@@ -12,8 +12,9 @@ from features.sources import AsOfSource
 from infra.clock import DAY_US, HOUR_US
 from infra.settings import Settings
 from models.contract import Dataset
+from models.plots import COLOURS, INK, save
 from pipelines.answers.material import F64, Material, difference, material, metrics_of
-from pipelines.answers.show import COLOURS, INK, panels, save
+from pipelines.answers.show import panels
 from pipelines.answers.workplace import asked_for, later, some_users, with_columns
 from pipelines.console import say
 from pipelines.page_blocks import interval, table

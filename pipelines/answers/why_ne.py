@@ -11,8 +11,9 @@ from models import metrics
 from models.contract import Dataset
 from models.evaluate import day_groups
 from models.newton import sigmoid
+from models.plots import COLOURS, save
 from pipelines.answers.material import F64, difference, material, metrics_of
-from pipelines.answers.show import COLOURS, panels, save
+from pipelines.answers.show import panels
 from pipelines.page_blocks import interval, table
 
 QUESTION = "Why normalised entropy rather than AUC?"
