@@ -9,6 +9,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+# What single findings can look like, by tier.  Numbers that a symptom's evidence must carry stand behind it.
+SYMPTOMS: dict[str, tuple[str, ...]] = {
+    "distribution": (  # of a feature, or of subject "prediction"
+        "nulls-up", "nulls-down", "zeros-up", "mode-up", "new-values", "shares-moved",
+        "shares-swapped",  # evidence: pair
+        "location-moved",  # evidence: ratio (geometric mean over the usual one)
+        "tail-up",  # evidence: ratio of the rows that moved over usual values, share of rows
+        "distinct-down", "distinct-up",
+        "invariant-broken",  # evidence: with (the other column), shift
+        "novel-entities", "concentration-up",
+        "residual-moved",  # prediction given the logged features; evidence: offset (mean logit), spread, share
+        "slow-trend",  # evidence: days, slope
+    ),
+    "replay": (  # of a feature against its recomputation
+        "to-null", "to-default", "from-null", "ratio", "permuted", "rounded", "older", "shifted", "mismatch",
+        # of the prediction against the declared model on logged features
+        "rescore-offset", "rescore-constant", "rescore-rounded", "rescore-mismatch",
+    ),
+    "calibration": (
+        "calibration-low", "calibration-high",  # clicks below / above sum of p; evidence: ratio
+        "slice-calibration",  # evidence: value, ratio; subject: the slicing column
+        "discrimination-down", "young-clicks-missing", "click-concentration", "randomised-slice", "slow-calibration",
+    ),
+    "exact": (
+        "duplicate-ids", "contract", "volume-down", "volume-up", "hours-missing", "unreconciled", "too-old", "clock-skew",
+        "unknown-version", "out-of-range",
+    ),
+    "experiment": ("ratio", "not-sticky"),
+}  # fmt: skip
+
 Severity = Literal["page", "notice"]  # page: wakes somebody; notice: is written down
 
 
@@ -23,6 +53,9 @@ class Finding:
     evidence: Mapping[str, Any]  # plain numbers and texts, enough to judge without rerunning
     since: str | None = None  # first day it shows, YYYY-MM-DD
     excess: float = 1.0  # the statistic over its limit, 1.0 at the limit: ranks findings of one check
+    symptom: str = ""  # what it looks like, one of SYMPTOMS: what diagnosis reasons with
+    tier: str = ""  # kind of evidence: exact, replay, calibration, distribution, experiment; "" at the gate
+    onset_us: int | None = None  # estimate of when it began
 
     def as_json(self) -> dict[str, Any]:
         """A dict of JSON types."""

@@ -20,7 +20,7 @@ from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings
 from monitoring.bugs.catalogue import bug as look_up
-from monitoring.bugs.entry import Bug, Stage
+from monitoring.bugs.entry import Bug, Scene, Stage
 from monitoring.daily import watch
 from monitoring.findings import Checks, Finding
 from monitoring.gate import accept, accepted
@@ -66,7 +66,7 @@ def run(home: Home, bug: str, chosen: Settings, intensity: str = "strong", clean
     started = time.perf_counter()
     entry = look_up(bug)
     try:
-        strength = None if clean else entry.intensity(intensity)
+        strength = None if clean else entry.dose(intensity)
     except KeyError as error:
         raise ExplainedError(str(error.args[0])) from error
     base = replace(home, writable=False)
@@ -88,7 +88,7 @@ Drill = Callable[[Home, Source, Settings, Rewrite], Checks]
 
 def _rewrite(entry: Bug, strength: float | None) -> Rewrite:
     def rewrite(table: str, rows: pa.Table) -> pa.Table:
-        return rows if strength is None or table != entry.table else entry.inject(rows, strength)
+        return rows if strength is None or table not in entry.tables else entry.inject(rows, strength, Scene(table, seed=1))
 
     return rewrite
 
@@ -121,7 +121,7 @@ def _next_day(work: Home, source: Source, chosen: Settings, rewrite: Rewrite) ->
     return watch(work, day, source.spec.entities, source.spec.context, SERVICE)
 
 
-STAGES: Mapping[Stage, Drill] = {"feature": _feature_rows, "request": _next_day}
+STAGES: Mapping[Stage, Drill] = {"feature": _feature_rows, "traffic": _next_day}
 
 
 def _rewritten(asked: Requests, rewrite: Rewrite) -> Requests:
@@ -133,7 +133,7 @@ def _rewritten(asked: Requests, rewrite: Rewrite) -> Requests:
 def _compare(entry: Bug, intensity: str, clean: bool, checks: Checks, untouched: bool, seconds: float) -> DrillResult:
     """The drill's outcome against the truth, which no check has seen."""
     worst = checks.pages[0] if checks.pages else None
-    truth = (entry.bug_class, entry.truth_subject)
+    truth = (entry.bug_class, entry.subject)
     hits = [finding for finding in checks.pages if (finding.bug_class, finding.subject) == truth]
     found = bool(hits) and not clean
     return DrillResult(
@@ -141,7 +141,7 @@ def _compare(entry: Bug, intensity: str, clean: bool, checks: Checks, untouched:
         name=entry.name,
         intensity=intensity,
         clean=clean,
-        expected=None if clean else {"class": entry.bug_class, "subject": entry.truth_subject},
+        expected=None if clean else {"class": entry.bug_class, "subject": entry.subject},
         found=found,
         as_expected=untouched and (not checks.pages if clean else found and _named_first(checks, hits)),
         bug_class=worst.bug_class if worst else None,
@@ -151,7 +151,7 @@ def _compare(entry: Bug, intensity: str, clean: bool, checks: Checks, untouched:
         skipped=checks.skipped,
         findings=[finding.as_json() for finding in checks.findings],
         base_untouched=untouched,
-        runbook=list(entry.runbook),
+        runbook=[entry.story, entry.looks_like],
         seconds=round(seconds, 2),
     )
 

@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow as pa
 
 from features.ids import uniform
-from monitoring.bugs.entry import Bug
+from monitoring.bugs.entry import Bug, Scene
 
 _SALT = 0x4431
 
 
-def towards_mobile(requests: pa.Table, share: float) -> pa.Table:
+def towards_mobile(requests: pa.Table, share: float, scene: Scene) -> pa.Table:
     """Requests (request_id, device) with a hashed `share` of those from other devices coming from a mobile instead."""
-    moved = uniform(requests["request_id"].to_numpy(), _SALT) < share
+    moved = uniform(requests["request_id"].to_numpy(), _SALT, scene.seed) < share
     device = np.asarray(requests["device"].to_pylist(), dtype=np.str_)
     at = requests.schema.get_field_index("device")
     return requests.set_column(at, requests.schema.field(at), pa.array(np.where(moved, "mobile", device)))
@@ -22,9 +22,9 @@ DRIFTS = (
         code="DRIFT01",
         name="feature-drift",
         bug_class="feature-drift",
-        stage="request",
-        table="requests",
-        truth_subject="device",
+        stage="traffic",
+        tables=("requests",),
+        subject="device",
         story=(
             "An app release moves traffic from desktops, tablets and TVs to mobiles within a day. Requests are well-formed and "
             "the features are right; the model is asked about a mix that it was not fitted to."
@@ -33,13 +33,8 @@ DRIFTS = (
             "The shares of device values leave their forecast for the day by far more than days differ from each other; nulls, "
             "other columns and replay stay as they were."
         ),
-        runbook=(
-            "Is it the world or the pipeline? Replay logged features: if they agree, the values are real.",
-            "Ask who releases clients and who buys traffic: a launch, a campaign, a broken client that reports a wrong device?",
-            "Look at calibration by device: the model needs new data only where it is off.",
-            "Heal: none for the data. If calibration moved, retrain on days that hold the new mix (clickproof retrain).",
-        ),
-        intensities={"strong": 0.5, "mild": 0.1, "trace": 0.01},
+        doses={"strong": 0.5, "mild": 0.1, "trace": 0.005},
+        dose_means="share of the requests from other devices",
         inject=towards_mobile,
     ),
 )

@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from features.ids import uniform
 from infra.clock import HOUR_US
-from monitoring.bugs.entry import Bug
+from monitoring.bugs.entry import Bug, Scene
 
 _SALT = 0x4C31
 
 
-def whole_day_window(rows: pa.Table, share: float) -> pa.Table:
+def whole_day_window(rows: pa.Table, share: float, scene: Scene) -> pa.Table:
     """Rows of `user_recent` of one day, with user_clicks_1h of a hashed `share` of users as the user's whole day makes it.
 
     Each row of such a user gets the clicks of the user's whole day, decayed as if each had just happened: what LAST_VALUE
@@ -34,7 +34,7 @@ def whole_day_window(rows: pa.Table, share: float) -> pa.Table:
     group = np.cumsum(first) - 1
     whole = np.bincount(group, np.maximum(fresh, 0.0))[group]
     leaked = counter.copy()
-    leaked[order] = np.where(uniform(user[order], _SALT) < share, whole, counter[order])
+    leaked[order] = np.where(uniform(user[order], _SALT, scene.seed) < share, whole, counter[order])
     at = rows.schema.get_field_index("user_clicks_1h")
     return rows.set_column(at, rows.schema.field(at), pa.array(leaked.astype(np.float32)))
 
@@ -45,8 +45,8 @@ LEAKS = (
         name="label-leakage",
         bug_class="label-leakage",
         stage="feature",
-        table="user_recent",
-        truth_subject="user_clicks_1h",
+        tables=("user_recent",),
+        subject="user_clicks_1h",
         story=(
             "A backfill recomputes user_clicks_1h with a window function whose frame runs to the end of the partition instead "
             "of to the row. Every row of a user's day now carries the clicks of the whole day, among them the click to be "
@@ -57,13 +57,8 @@ LEAKS = (
             "better than it did in the last accepted training set, and stored rows hold clicks that had not arrived "
             "by their time."
         ),
-        runbook=(
-            "Compare the feature's AUC alone with the last accepted set's (evidence of auc-jump), day by day: since when?",
-            "Recompute a few users' rows from raw events up to the row's time (evidence of row-rebuild): which job wrote them?",
-            "Stop promotion of every artefact trained since that day; the champion stays.",
-            "Heal: materialise the affected days again from the lake (clickproof materialize), then train again.",
-        ),
-        intensities={"strong": 0.5, "mild": 0.05, "trace": 0.005},
+        doses={"strong": 0.5, "mild": 0.05, "trace": 0.005},
+        dose_means="share of users",
         inject=whole_day_window,
     ),
 )

@@ -10,8 +10,10 @@ from infra.clock import DAY_US, HOUR_US
 from infra.errors import ExplainedError
 from monitoring.bugs.catalogue import BUGS, bug
 from monitoring.bugs.drift import towards_mobile
+from monitoring.bugs.entry import Scene
 from monitoring.bugs.leak import whole_day_window
 
+SCENE = Scene("rows", seed=7)
 DAY = 20_454 * DAY_US
 
 
@@ -33,8 +35,9 @@ def test_every_bug_is_found_by_code_and_by_name_in_any_case() -> None:
     for entry in BUGS:
         assert bug(entry.code.lower()) is entry
         assert bug(entry.name.upper()) is entry
-        assert {"strong", "mild", "trace"} == set(entry.intensities)
-        assert entry.runbook
+        assert {"strong", "mild", "trace"} == set(entry.doses)
+        assert entry.story
+        assert entry.looks_like
     assert len({entry.code for entry in BUGS}) == len({entry.name for entry in BUGS}) == len(BUGS)
 
 
@@ -42,12 +45,12 @@ def test_an_unknown_bug_or_intensity_lists_what_there_is() -> None:
     with pytest.raises(ExplainedError, match=r"LEAK01 \(label-leakage\), DRIFT01 \(feature-drift\)"):
         bug("GREMLIN")
     with pytest.raises(KeyError, match="strong, mild, trace"):
-        bug("LEAK01").intensity("wild")
+        bug("LEAK01").dose("wild")
 
 
 def test_the_leak_puts_later_clicks_into_earlier_rows_of_one_column() -> None:
     rows = recent_rows()
-    leaked = whole_day_window(rows, 1.0)
+    leaked = whole_day_window(rows, 1.0, SCENE)
     assert leaked.schema == rows.schema
     assert leaked.drop_columns("user_clicks_1h").equals(rows.drop_columns("user_clicks_1h"))
     by_user = {u: leaked.filter(pa.compute.equal(leaked["user_id"], u))["user_clicks_1h"].to_pylist() for u in (1, 2, 3)}
@@ -64,23 +67,23 @@ def test_the_leak_touches_only_its_share_of_users(share: float) -> None:
     shown = events(list(zip(users.tolist(), hours.tolist(), strict=True)))
     clicked = events([(int(user), 15.5) for user in np.unique(users)])
     rows = recent.rows_table(recent.update(recent.empty_state(), DayEvents(shown, clicked, 0))[0])
-    leaked = whole_day_window(rows, share)
+    leaked = whole_day_window(rows, share, SCENE)
     apart = leaked["user_clicks_1h"].to_numpy() - rows["user_clicks_1h"].to_numpy() > 0.5
     assert abs(len(np.unique(rows["user_id"].to_numpy()[apart])) / (n // 2) - share) < 0.05
 
 
 def test_the_leak_leaves_a_day_without_rows_alone() -> None:
     empty = recent_rows().slice(0, 0)
-    assert whole_day_window(empty, 1.0).equals(empty)
+    assert whole_day_window(empty, 1.0, SCENE).equals(empty)
 
 
 def test_the_drift_moves_a_share_of_the_other_devices_to_mobile_and_nothing_else() -> None:
     n = 20_000
     device = np.array(["desktop", "mobile", "tv", "tablet"])[np.arange(n) % 4]
     requests = pa.table({"request_id": np.arange(n), "device": device, "placement": ["top"] * n})
-    moved = towards_mobile(requests, 0.4)
+    moved = towards_mobile(requests, 0.4, SCENE)
     assert moved.schema == requests.schema
     assert moved.drop_columns("device").equals(requests.drop_columns("device"))
     share = (np.asarray(moved["device"].to_pylist()) == "mobile").mean()
     assert share == pytest.approx(0.25 + 0.75 * 0.4, abs=0.01)
-    assert towards_mobile(requests, 0.0).equals(requests)
+    assert towards_mobile(requests, 0.0, SCENE).equals(requests)

@@ -1,0 +1,1 @@
+"""The five kinds of evidence, one file a kind (larger ones with their statistics beside them)."""
