@@ -12,7 +12,7 @@ export CLICKPROOF_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve score report retrain inject test check bench docs clean
+.PHONY: help setup train serve score report retrain inject test check gauntlet bench docs clean
 
 help:  ## print these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ test: setup  ## run the tests
 
 check: setup  ## lint, types, arrows between rooms, generated docs
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports && $(CLICKPROOF) docs --check
+
+gauntlet: setup  ## every bug in several worlds: the scoreboard (some 40 minutes; QUICK=1: 3)
+	$(CLICKPROOF) gauntlet $(if $(QUICK),--quick)
 
 bench: setup  ## measure (BENCH=world, join, score or serve)
 	$(CLICKPROOF) bench $(BENCH)

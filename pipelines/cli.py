@@ -1,5 +1,6 @@
 """The `clickproof` command: parse, call, print.  Everything heavy is imported inside the command that needs it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -111,6 +112,23 @@ def inject(
     from pipelines.commands import inject_command
 
     return inject_command(chosen, bug, intensity, clean, as_json)
+
+
+@app.command()
+@with_settings
+def gauntlet(
+    chosen: Settings,
+    quick: Annotated[bool, typer.Option(help="Two small worlds and a part of the bugs, in 3 minutes.")] = False,
+    bugs: Annotated[Path | None, typer.Option(help="Take the bugs from this folder (see docs/bugs.md).")] = None,
+    clean: Annotated[int, typer.Option(help="Only watch so many clean days in a row, and count pages and notices.")] = 0,
+    repeat: Annotated[int | None, typer.Option(help="Repeat the run of that seed; drawn at run time otherwise.")] = None,
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Keep the figures for the docs.")] = False,
+) -> None:
+    """Every bug at every intensity in several worlds made from nothing: what is caught, when, and under which name."""
+    from pipelines.gauntlet.command import gauntlet_command
+
+    gauntlet_command(chosen, quick, bugs, clean, repeat, as_json, record)
 
 
 @app.command()

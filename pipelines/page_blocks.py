@@ -8,6 +8,7 @@ from features import catalogue
 from infra.settings import Settings
 from pipelines.answers import ANSWERS, answer
 from pipelines.figures import load
+from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_scores
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -160,4 +161,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "train-families": train_families,
     "train-steps": train_steps,
+    "gauntlet": gauntlet_scores,
+    "gauntlet-clean": gauntlet_clean,
 }

@@ -11,6 +11,24 @@ def gauntlet_scores() -> str:
     return gauntlet_page(load("gauntlet").result)
 
 
+def gauntlet_clean() -> str:
+    """The clean days of the last recorded run."""
+    return quiet_page(load("gauntlet-clean").result)
+
+
+def quiet_page(result: Mapping[str, Any]) -> str:
+    """Pages and notices on clean days in a row."""
+    loud = [day for day, found in result["by_day"].items() if found["notices"] or found["pages"]]
+    text = (
+        f"{result['clean_days']:.0f} clean days in a row, {result['first_day']} to {result['last_day']} (market "
+        f"{result['seed']}): {result['alarms']} pages, {result['notices']} notices on {len(loud)} days. Upper 95% bound: "
+        f"{result['upper95']:.2f} pages in 30 days."
+    )
+    if not result["pages"]:
+        return text
+    return text + "\n\n" + _table(["page", "subject"], [[page["class"], page["subject"]] for page in result["pages"]])
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
