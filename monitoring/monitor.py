@@ -53,7 +53,7 @@ class Monitor:
             skipped |= tier.unable()
             ran += tier.ran()
         opened = self.desk.update(window, findings)
-        if not self.desk.open:
+        if self.desk.may_learn:
             for tier in self.tiers:
                 tier.learn()
         return Seen(window.start_us, window.end_us, findings, opened, ran, skipped)

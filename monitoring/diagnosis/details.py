@@ -1,0 +1,80 @@
+"""What the numbers behind a symptom say about its cause: a shift by a factor of 1000 is a unit, one by 8% is a season.
+
+Pure; the ranking adds these log odds to those of the table.  Evidence that is not there says nothing.
+"""
+
+import math
+
+from monitoring.diagnosis.observed import Observation
+
+# Factors between units that people mix up: percent, thousand, 1024, seconds and minutes or hours, micros, inch, mile, pound.
+UNITS = (60.0, 100.0, 1000.0, 1024.0, 3600.0, 1e4, 1e6, 86_400.0, 10.0, 24.0, 2.54, 1.609344, 2.20462)
+
+
+def detail(slug: str, each: Observation) -> float:
+    """Log odds for a class from the numbers of one of its own observations."""
+    rule = _RULES.get(each.symptom)
+    return each.strength * rule(slug, each) if rule else 0.0
+
+
+def is_unit(ratio: float, tolerance: float = 0.06) -> bool:
+    """Whether a ratio is one between units (or its inverse)."""
+    size = abs(math.log(ratio)) if ratio > 0 else 0.0
+    return any(abs(size - math.log(unit)) < tolerance for unit in UNITS)
+
+
+def number(each: Observation, *names: str) -> float | None:
+    """The first of the named numbers that the evidence has and that is finite."""
+    for name in names:
+        value = each.evidence.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    return None
+
+
+def _location(slug: str, each: Observation) -> float:
+    """Unit changes are large factors; the world drifts by small ones."""
+    ratio = number(each, "ratio")
+    if ratio is None or ratio <= 0:
+        return 0.0
+    large = abs(math.log(ratio)) > math.log(1.8) or is_unit(ratio)
+    if slug == "unit-change":
+        return 1.0 if large else -0.8
+    return -0.5 if large and slug == "covariate-shift" else 0.3 if slug == "covariate-shift" else 0.0
+
+
+def _tail(slug: str, each: Observation) -> float:
+    ratio = number(each, "ratio")
+    if slug != "unit-change" or ratio is None or ratio <= 0:
+        return 0.0
+    return 1.0 if is_unit(ratio) else 0.3 if abs(math.log(ratio)) > math.log(3) else -0.5
+
+
+def _residual(slug: str, each: Observation) -> float:
+    """A constant offset is a missing correction; spread is a model that sees other columns or is another one."""
+    offset, spread = number(each, "offset"), number(each, "spread")
+    if offset is None:
+        return 0.0
+    beside = abs(spread) if spread is not None else 0.0
+    constant = abs(offset) > 2 * beside
+    if slug == "uncorrected-downsampling":
+        if offset < 0:
+            return -2.0  # negatives that were left out and not corrected for make p too high, never too low
+        return 1.2 if constant else -1.0
+    if slug in ("feature-order", "wrong-model-version"):
+        return -0.5 if constant else 0.5
+    return 0.0
+
+
+def _calibration_low(slug: str, each: Observation) -> float:
+    """Without books a world with fewer clicks and a pipeline that loses them look the same; the pipeline is the likelier."""
+    return 0.25 if slug == "lost-clicks" else 0.0
+
+
+_RULES = {
+    "location-moved": _location,
+    "tail-up": _tail,
+    "residual-moved": _residual,
+    "rescore-mismatch": _residual,
+    "calibration-low": _calibration_low,
+}

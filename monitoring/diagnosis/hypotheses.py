@@ -1,0 +1,217 @@
+"""From findings to causes: ranked hypotheses.  Pure; called by the incident desk and by `clickproof monitor log`.
+
+Naive Bayes over what was observed, with the chances of `monitoring.diagnosis.profiles`: each observation adds the logarithm
+of how much likelier it is under a cause than by another one, weighted by its strength; what a cause should show and a check
+that could look did not see counts against it.  Three rules keep consequences behind causes: what follows counts for a cause
+only as far as the cause is as strong as what follows, only if it did not begin first, and by the square root of how much of it
+there is.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from monitoring.classes import CLASSES
+from monitoring.diagnosis.details import detail
+from monitoring.diagnosis.observed import Observation, later, observe
+from monitoring.diagnosis.profiles import PROFILES, Profile
+from monitoring.findings import Finding
+
+ELSEWHERE = 0.02  # chance of seeing a symptom that has another cause than the one in question
+UNEXPLAINED = 0.006  # the same for a symptom that the class does not show at all
+GUESS = 0.8  # log odds for the class that the tier named itself: it has seen more than it could write down
+REPLAY_AGREES = 2.0  # log odds against a feature bug whose column recomputes, and against an artefact that rescores
+MISSING = 0.35  # weight of what should have been seen and was not: checks differ in power
+BROAD = 2.0  # softens the posterior: observations are not independent, as naive Bayes would have it
+MOST = 8  # hypotheses worth showing
+TITLES = {known.slug: known.title for known in CLASSES}
+
+Looks = Collection[str]  # what could be looked at: "features" and "model" (the two replays), "labels", "books"
+_MODEL_SIDE = ("feature", "artefact")
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One explanation of everything found."""
+
+    bug_class: str  # a slug of monitoring.classes
+    subject: str
+    score: float  # 0 .. 1; the hypotheses of one incident add up to at most 1
+    because: tuple[str, ...]  # in words, with the numbers
+    onset_us: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """A dict of JSON types."""
+        return {**asdict(self), "class": self.bug_class, "because": list(self.because)}
+
+
+def diagnose(findings: Sequence[Finding], looks: Looks | None = None) -> list[Hypothesis]:
+    """Explanations of the findings of one episode, likeliest first; empty where nothing was found.
+
+    `looks` says what the checks could look at; without it, what they found something with.
+    """
+    observed = observe(findings)
+    if not observed:
+        return []
+    seen = set(looks) if looks is not None else looked_at(observed)
+    candidates = _candidates(observed)
+    weighed = [(_weigh(slug, subject, observed, seen), slug, subject) for slug, subject in candidates]
+    weighed.sort(key=lambda w: (-w[0][0], w[1], w[2]))
+    top = weighed[0][0][0]
+    shares = [math.exp((total - top) / BROAD) for (total, _), _, _ in weighed]
+    return [
+        Hypothesis(slug, subject, share / sum(shares), because, _onset(slug, subject, observed))
+        for ((_, because), slug, subject), share in list(zip(weighed, shares, strict=True))[:MOST]
+    ]
+
+
+def explains(hypothesis: Hypothesis, finding: Finding) -> bool:
+    """Whether a finding is what the hypothesis would lead one to see, on its subject or in its wake."""
+    profile = PROFILES.get(hypothesis.bug_class)
+    each = observe([finding])[0]
+    if profile is None:
+        return each.subject == hypothesis.subject
+    if _is_own(profile, hypothesis.subject, each):
+        return True
+    return _wake(profile, each) > 0
+
+
+def looked_at(observed: Iterable[Observation]) -> set[str]:
+    """What the checks must have been able to look at, judged by what they found something with."""
+    return {look for each in observed for look in (_needs(each.symptom),) if look}
+
+
+def _needs(symptom: str) -> str:
+    if symptom.startswith("rescore-"):
+        return "model"
+    if symptom in {"to-null", "to-default", "from-null", "ratio", "permuted", "rounded", "older", "shifted", "mismatch"}:
+        return "features"
+    if symptom in {"calibration-low", "calibration-high", "slice-calibration", "young-clicks-missing", "slow-calibration",
+                   "click-concentration"}:  # fmt: skip
+        return "labels"
+    return "books" if symptom == "unreconciled" else ""
+
+
+def _candidates(observed: Sequence[Observation]) -> list[tuple[str, str]]:
+    """(class, subject) of everything that could have shown one of the observations on its own subject."""
+    found: dict[tuple[str, str], None] = {}
+    for each in observed:
+        subject = each.subject
+        for slug, profile in PROFILES.items():
+            if profile.own.get(each.symptom, 0.0) > ELSEWHERE and _fits(profile, each):
+                found[slug, subject] = None
+        if not any(slug in PROFILES for slug in each.guesses):
+            found.update({(slug, subject): None for slug in each.guesses})
+        found.update({(slug, subject): None for slug in each.guesses if slug in PROFILES})
+    return list(found)
+
+
+def _fits(profile: Profile, each: Observation) -> bool:
+    """Whether a symptom of this subject can be the class's own: artefacts show in predictions, feature bugs in features."""
+    if each.tier in ("calibration", "exact", "experiment"):
+        return True
+    return (profile.place == "artefact") == is_prediction(each) or profile.place in ("labels", "experiment")
+
+
+def is_prediction(each: Observation) -> bool:
+    """Whether the observation is about what the model gave rather than what it was given."""
+    return each.subject in ("prediction", "model") or each.symptom.startswith("rescore-") or each.symptom == "unknown-version"
+
+
+def _is_own(profile: Profile, subject: str, each: Observation) -> bool:
+    if each.symptom not in profile.own:
+        return False
+    if profile.place == "artefact" and each.tier != "calibration":
+        return is_prediction(each)
+    return each.subject == subject
+
+
+def _wake(profile: Profile, each: Observation) -> float:
+    """The chance that the observation follows from the class at another subject; 0 where it does not."""
+    if each.tier in ("calibration", "exact", "experiment"):
+        return profile.rest.get(each.symptom, 0.0)
+    if is_prediction(each):
+        return profile.prediction.get(each.symptom, 0.0)
+    return profile.features.get(each.symptom, 0.0)
+
+
+def _weigh(slug: str, subject: str, observed: Sequence[Observation], seen: Looks) -> tuple[float, tuple[str, ...]]:
+    """Log odds of one explanation, and what speaks for it in words."""
+    profile = PROFILES.get(slug)
+    if profile is None:  # a class outside the table: the tier's word is all there is
+        mine = [each for each in observed if each.subject == subject and slug in each.guesses]
+        return sum(2 * each.strength for each in mine), tuple(each.text for each in mine)
+    own = [each for each in observed if _is_own(profile, subject, each)]
+    total = math.log(profile.prior)
+    for each in own:
+        total += each.strength * math.log(profile.own[each.symptom] / ELSEWHERE)
+        total += detail(slug, each) + (GUESS * each.strength if slug in each.guesses else 0.0)
+    total += _absences(profile, own, seen)
+    cause = max(own, key=lambda each: each.strength, default=None)
+    follows = [each for each in observed if each not in own]
+    weights: dict[str, list[float]] = {}
+    explained = []
+    for each in follows:
+        weight = each.strength * math.log(_chance(profile, each, cause) / ELSEWHERE)
+        where = each.tier if each.tier in ("calibration", "exact", "experiment") else "p" if is_prediction(each) else "x"
+        weights.setdefault(where + ("+" if weight > 0 else "-"), []).append(weight)
+        if weight > 0:
+            explained.append(each)
+    total += sum(sum(each) / math.sqrt(len(each)) for each in weights.values())
+    return total, _because(slug, own, explained, profile, seen)
+
+
+def _chance(profile: Profile, each: Observation, cause: Observation | None) -> float:
+    """The chance of seeing an observation in the wake of a cause that is seen as strongly as this."""
+    chance = _wake(profile, each)
+    if chance <= ELSEWHERE:
+        return UNEXPLAINED if chance == 0 else ELSEWHERE
+    if cause is None or not later(each, cause):
+        return ELSEWHERE / 2
+    follows = min(1.0, cause.strength / each.strength) ** 2
+    if each.page and not cause.page:
+        follows *= 0.3
+    return ELSEWHERE + (chance - ELSEWHERE) * follows
+
+
+def _absences(profile: Profile, own: Sequence[Observation], seen: Looks) -> float:
+    """What speaks against the class by not being there."""
+    against = 0.0
+    shown = {each.symptom for each in own}
+    replayed = any(_needs(symptom) in ("features", "model") for symptom in shown)
+    side = {"feature": "features", "artefact": "model"}.get(profile.place)
+    expects = [s for s, chance in profile.own.items() if side and _needs(s) == side and chance >= 0.5]
+    if side in seen and expects and not replayed:
+        against -= REPLAY_AGREES
+    for symptom, chance in profile.own.items():
+        needs = _needs(symptom)
+        can_look = needs in seen if needs else True
+        if chance >= 0.7 and symptom not in shown and can_look and needs not in ("features", "model"):
+            against += MISSING * math.log((1 - chance) / (1 - ELSEWHERE))
+    return against
+
+
+def _because(
+    slug: str, own: Sequence[Observation], explained: Sequence[Observation], profile: Profile, seen: Looks
+) -> tuple[str, ...]:
+    said = [each.text for each in own[:4]]
+    if explained:
+        strongest = sorted(explained, key=lambda each: -each.excess)[:3]
+        said.append(f"would also explain {', '.join(f'{e.symptom} in {e.subject}' for e in strongest)}"
+                    + (f" and {len(explained) - 3} more" if len(explained) > 3 else ""))  # fmt: skip
+    symptoms = {_needs(each.symptom) for each in own}
+    if profile.place == "world" and "features" in seen and "features" not in symptoms:
+        said.append("logged features recompute: nothing is wrong between the world and the model")
+    if profile.place == "feature" and "features" in symptoms and "model" in seen:
+        said.append("the declared model gives the logged p on the logged features: the fault lies before it")
+    if profile.place == "artefact" and "model" in symptoms and "features" in seen:
+        said.append("logged features recompute, the prediction does not: the fault lies in the model")
+    return tuple(said) or (TITLES.get(slug, slug),)
+
+
+def _onset(slug: str, subject: str, observed: Sequence[Observation]) -> int | None:
+    profile = PROFILES.get(slug)
+    own = [e for e in observed if (e.subject == subject if profile is None else _is_own(profile, subject, e))]
+    onsets = [each.onset_us for each in own if each.onset_us is not None]
+    return min(onsets) if onsets else None

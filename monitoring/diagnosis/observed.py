@@ -1,0 +1,100 @@
+"""The findings of one episode, brought together: one observation for each (tier, symptom, subject), however often it was found.
+
+Pure; used by the ranking and by the desk, which would otherwise keep thousands of findings of a bug that lasts for days.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from infra.clock import HOUR_US
+from monitoring.findings import SYMPTOMS, Finding
+
+TIER_OF = {symptom: tier for tier, symptoms in SYMPTOMS.items() for symptom in symptoms}
+# The prediction goes by several names: by itself, and by the artefact that made it.
+RESIDUAL = {"residual-moved", "rescore-offset", "rescore-constant", "rescore-rounded", "rescore-mismatch", "unknown-version"}
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One symptom of one subject."""
+
+    tier: str
+    symptom: str
+    subject: str
+    excess: float  # the strongest
+    page: bool
+    onset_us: int | None  # the earliest
+    evidence: Mapping[str, Any]  # of the strongest
+    guesses: frozenset[str]  # classes that the tier itself named
+    text: str  # the strongest, in words
+
+    @property
+    def strength(self) -> float:
+        """Weight of the evidence: 0.3 for a faint notice, 1 at the page limit, growing with its logarithm up to 2."""
+        if self.excess < 1:
+            return 0.3 + 0.7 * max(self.excess, 0.0)
+        return min(1 + 0.15 * math.log2(self.excess), 2.0)
+
+
+def observe(findings: Iterable[Finding]) -> list[Observation]:
+    """What was observed, strongest first."""
+    return sorted((_observation(each) for each in group(findings).values()), key=lambda o: -o.excess)
+
+
+def _observation(found: Sequence[Finding]) -> Observation:
+    top = max(found, key=lambda f: (f.severity == "page", f.excess))
+    onsets = [f.onset_us for f in found if f.onset_us is not None]
+    return Observation(
+        tier=_tier(top),
+        symptom=top.symptom or top.check,
+        subject=top.subject,
+        excess=top.excess,
+        page=top.severity == "page",
+        onset_us=min(onsets) if onsets else None,
+        evidence=top.evidence,
+        guesses=frozenset(f.bug_class for f in found),
+        text=_words(top),
+    )
+
+
+def group(findings: Iterable[Finding]) -> dict[tuple[str, str, str], list[Finding]]:
+    """Findings by what they show: (tier, symptom, subject)."""
+    found: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        found.setdefault((_tier(finding), finding.symptom or finding.check, finding.subject), []).append(finding)
+    return found
+
+
+def condense(findings: Iterable[Finding], most: int = 60) -> list[Finding]:
+    """One finding for each thing shown, the strongest with the earliest onset; pages first, at most `most`."""
+    kept = []
+    for found in group(findings).values():
+        top = max(found, key=lambda f: (f.severity == "page", f.excess))
+        onsets = [f.onset_us for f in found if f.onset_us is not None]
+        days = [f.since for f in found if f.since is not None]
+        kept.append(replace(top, onset_us=min(onsets) if onsets else None, since=min(days) if days else None))
+    return sorted(kept, key=lambda f: (f.severity != "page", -f.excess))[:most]
+
+
+def later(observation: Observation, than: Observation) -> bool:
+    """Whether one did not clearly begin before the other: an hour is as fine as onsets are known."""
+    if observation.onset_us is None or than.onset_us is None:
+        return True
+    return observation.onset_us >= than.onset_us - HOUR_US
+
+
+def _tier(finding: Finding) -> str:
+    return finding.tier or TIER_OF.get(finding.symptom, "")
+
+
+def _words(finding: Finding) -> str:
+    """For example: nulls-up in price (distribution, page): share 0.12, usual 0.01."""
+    numbers = ", ".join(f"{name} {_plain(value)}" for name, value in list(finding.evidence.items())[:8])
+    where = f" ({finding.tier or 'check'}, {finding.severity})"
+    return f"{finding.symptom or finding.check} in {finding.subject}{where}" + (f": {numbers}" if numbers else "")
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
