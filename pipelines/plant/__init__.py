@@ -1,1 +1,1 @@
-"""The plant: a branch whose world goes on, served, ingested and cut into windows hour by hour, with or without a bug."""
+"""The plant: a branch's world goes on, is served, ingested and cut into windows, with a bug at its real stage or without."""

@@ -61,12 +61,13 @@ def visits(config: WorldConfig, users: Population, day_us: int, mood: F64) -> Vi
     seed, day = config.seed, day_us // DAY_US
     present = users.present(day_us + DAY_US)
     user = np.arange(present)
-    mean = base_rate(config) * visits_on(day_us) * users.activity[:present].astype(np.float64) * np.exp(mood[:present])
+    rate = base_rate(config) * visits_on(seed, config.tuning, day_us)
+    mean = rate * users.activity[:present].astype(np.float64) * np.exp(mood[:present])
     count = poisson(mean, uniform(seed, Kind.VISITS, day, user))
     who = np.repeat(user, count)
     k = np.arange(len(who)) - np.repeat(np.cumsum(count) - count, count)
     session, page = np.divmod(k, users.session_length[who])
-    local_hour = hour_quantile(uniform(seed, Kind.SESSION_START, day, who, session))
+    local_hour = hour_quantile(config.tuning, uniform(seed, Kind.SESSION_START, day, who, session))
     start_us = (((local_hour - UTC_OFFSETS[users.country[who]]) % 24.0) * HOUR_US).astype(np.int64)
     gap_us = ((page + 0.5 * uniform(seed, Kind.GAP, day, who, k)) * PAGE_GAP_US).astype(np.int64)
     time_us = day_us + start_us + gap_us
@@ -78,11 +79,11 @@ def visits(config: WorldConfig, users: Population, day_us: int, mood: F64) -> Vi
     return Visits(request_id[order], time_us[order], who[order])
 
 
-def pages(seed: int, users: Population, visit: Visits) -> dict[str, npt.NDArray[np.generic]]:
+def pages(config: WorldConfig, users: Population, visit: Visits) -> dict[str, npt.NDArray[np.generic]]:
     """What each visit's page is like: device and placement (numpy unicode), page_topic (int64)."""
-    request, user = visit.request_id, visit.user
+    seed, request, user = config.seed, visit.request_id, visit.user
     usual = uniform(seed, Kind.DEVICE, request) < 0.8
-    device = np.where(usual, users.device[user], choice(np.array([0.3, 0.5, 0.12, 0.08]), seed, Kind.DEVICE, request, 1))
+    device = np.where(usual, users.device[user], choice(np.array(config.tuning.other_devices), seed, Kind.DEVICE, request, 1))
     placement = choice(PLACEMENT_WEIGHTS, seed, Kind.PLACEMENT, request)
     luck = uniform(seed, Kind.TOPIC, request)
     anything = (uniform(seed, Kind.TOPIC, request, 1) * CATEGORIES).astype(np.int64)

@@ -6,13 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.clock import DAY_US, HOUR_US, day_name
+from pipelines.sources.world.luck import Kind, normal
+from pipelines.sources.world.tuning import Tuning
 
 I64 = npt.NDArray[np.int64]
-
-# Share of a day's visits by local hour: quiet nights, a lunch bump, an evening peak.
-HOURS = np.array([2, 1, 1, 1, 1, 2, 3, 5, 6, 6, 6, 6, 7, 7, 6, 6, 6, 7, 8, 9, 10, 9, 7, 4], dtype=np.float64)
-
-WEEKDAYS = np.array([1.0, 1.0, 1.0, 1.02, 1.05, 0.92, 0.90])  # visits, Monday first
 
 HOLIDAYS = frozenset(
     {"2026-01-19", "2026-02-16", "2026-04-03", "2026-04-06", "2026-05-01", "2026-05-25", "2026-07-03"}
@@ -37,13 +34,17 @@ def is_holiday(day: int) -> bool:
     return day_name(day * DAY_US) in HOLIDAYS
 
 
-def visits_on(day_us: int) -> float:
-    """Visits on the day that starts at `day_us`, relative to an ordinary Monday."""
-    factor = float(WEEKDAYS[int(day_us // DAY_US + 3) % 7])
-    return factor * (HOLIDAY_VISITS if is_holiday(day_us // DAY_US) else 1.0)
+def visits_on(seed: int, tuning: Tuning, day_us: int) -> float:
+    """Visits on the day that starts at `day_us`, relative to an ordinary Monday of no luck."""
+    day = day_us // DAY_US
+    factor = float(tuning.weekdays[int(day + 3) % 7])
+    if tuning.visits_noise:
+        factor *= float(np.exp(tuning.visits_noise * normal(seed, Kind.DAY_VISITS, day)))
+    return factor * (HOLIDAY_VISITS if is_holiday(day) else 1.0)
 
 
-def hour_quantile(luck: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Local time of day in hours [0, 24) at each quantile of HOURS."""
-    edges = np.concatenate([[0.0], np.cumsum(HOURS) / HOURS.sum()])
+def hour_quantile(tuning: Tuning, luck: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Local time of day in hours [0, 24) at each quantile of the tuning's hours."""
+    hours = np.array(tuning.hours, dtype=np.float64)
+    edges = np.concatenate([[0.0], np.cumsum(hours) / hours.sum()])
     return np.interp(luck, edges, np.arange(25.0))

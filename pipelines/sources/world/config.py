@@ -1,14 +1,16 @@
 """How big a simulated market is, and which calendar it lives in.  Read by every part of the world.
 
-The sizes differ in numbers only: the same laws hold in each.
+The sizes differ in numbers only: the same laws hold in each.  Two more, market and bazaar, are what the gauntlet breaks: short
+histories, and two tunings.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from infra.clock import DAY_US
 from infra.errors import ExplainedError
 from pipelines.sources.contract import Split
+from pipelines.sources.world.tuning import BAZAAR, MARKET, Tuning
 
 FIRST_DAY_US = 1_767_571_200_000_000  # 2026-01-05, a Monday, 00:00 UTC
 
@@ -29,6 +31,7 @@ class WorldConfig:
     candidates: int = 20
     slots: int = 4
     first_day_us: int = FIRST_DAY_US
+    tuning: Tuning = field(default=MARKET)
 
     @property
     def end_us(self) -> int:
@@ -48,6 +51,8 @@ class WorldConfig:
     def identity(self) -> str:
         """A short hash of every dial that events depend on: two worlds with the same identity are the same world."""
         events = {name: value for name, value in asdict(self).items() if name != "split"}  # how days are used changes no event
+        if self.tuning == MARKET:  # worlds made before there was another tuning keep their identity
+            del events["tuning"]
         return hashlib.blake2b(repr(events).encode(), digest_size=8).hexdigest()
 
     @classmethod
@@ -59,4 +64,9 @@ class WorldConfig:
             return cls("small", seed, 28, 50_000, 12_000, 1_500, Split(13, 7, 1, 1, 5))
         if size == "large":
             return cls("large", seed, 28, 400_000, 120_000, 6_000, Split(13, 7, 1, 1, 5))
-        raise ExplainedError(f"no size {size!r} of the simulated market; there are tiny, small and large")
+        if size == "market":
+            return cls("market", seed, 21, 45_000, 9_000, 1_300, Split(12, 6, 1, 1, 0))
+        if size == "bazaar":
+            split = Split(12, 6, 1, 1, 0)
+            return cls("bazaar", seed, 21, 40_000, 11_000, 1_900, split, 24, 3, FIRST_DAY_US + 56 * DAY_US, BAZAAR)
+        raise ExplainedError(f"no size {size!r} of the simulated market; there are tiny, small and large; market and bazaar")

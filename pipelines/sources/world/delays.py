@@ -8,22 +8,24 @@ import numpy.typing as npt
 from features.ids import uniform
 from infra.clock import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from pipelines.sources.world.luck import Kind, exponential, normal
+from pipelines.sources.world.tuning import Tuning
 
 I64 = npt.NDArray[np.int64]
 
 LATEST_CLICK_US = 7 * DAY_US
 
 
-def click_delay_us(seed: int, impression_id: I64) -> I64:
+def click_delay_us(seed: int, tuning: Tuning, impression_id: I64) -> I64:
     """Time from an impression to its click.
 
-    A mixture: 70% at once (log-normal around 15 s), 22% later in the session or day (mean 1.5 h), 8% days after (mean 17.3 h),
-    so that 0.08 x exp(-24 / 17.3) = 2% come after 24 h.  Nothing comes after 7 days.
+    A mixture: in the usual tuning 70% at once (log-normal around 15 s), 22% later in the session or day (mean 1.5 h), 8% days
+    after (mean 17.3 h), so that 0.08 x exp(-24 / 17.3) = 2% come after 24 h.  Nothing comes after 7 days.
     """
     luck = uniform(seed, Kind.CLICK_DELAY, impression_id)
     at_once = 15 * SECOND_US * np.exp(normal(seed, Kind.CLICK_DELAY, impression_id, 3))
     slow = exponential(seed, Kind.CLICK_DELAY, impression_id, 4)
-    delay = np.where(luck < 0.7, at_once, np.where(luck < 0.92, 1.5 * HOUR_US * slow, 17.3 * HOUR_US * slow))
+    today, days_after = 1.5 * HOUR_US * slow, tuning.late_hours * HOUR_US * slow
+    delay = np.where(luck < tuning.clicks_at_once, at_once, np.where(luck < tuning.clicks_today, today, days_after))
     return np.clip(delay, SECOND_US, LATEST_CLICK_US).astype(np.int64)
 
 

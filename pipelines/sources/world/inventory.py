@@ -22,7 +22,6 @@ I64 = npt.NDArray[np.int64]
 FORMATS = ("banner", "carousel", "native", "video")
 PRESENT_AT_START = 0.65  # share of the history's ads that exist on the first day
 ADS_A_CAMPAIGN = 4.0
-EVERGREEN = 0.35  # share of campaigns without an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,9 @@ def inventory(config: WorldConfig) -> Inventory:
     later = (np.arange(len(sizes) - at_start) + uniform(seed, Kind.CAMPAIGN_START, campaign[at_start:])) / a_day
     start_us = np.concatenate([started, config.first_day_us + (later * DAY_US).astype(np.int64)])
     # Life is counted from the first day for campaigns that run already: exponential lives have no memory.
-    life_days = 4 + 14 * exponential(seed, Kind.CAMPAIGN_LIFE, campaign)
+    life_days = 4 + config.tuning.campaign_days * exponential(seed, Kind.CAMPAIGN_LIFE, campaign)
     stop_us = np.maximum(start_us, config.first_day_us) + (life_days * DAY_US).astype(np.int64)
-    stop_us = np.where(uniform(seed, Kind.CAMPAIGN_LIFE, campaign, 1) < EVERGREEN, config.horizon_us, stop_us)
+    stop_us = np.where(uniform(seed, Kind.CAMPAIGN_LIFE, campaign, 1) < config.tuning.evergreen, config.horizon_us, stop_us)
     advertisers = max(1, len(sizes) // 3)
     advertiser = (uniform(seed, Kind.CAMPAIGN_ADVERTISER, campaign) * advertisers).astype(np.int64)
     popular = 1.0 / np.sqrt(1 + np.arange(CATEGORIES))

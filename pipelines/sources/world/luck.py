@@ -74,6 +74,8 @@ class Kind(IntEnum):
     RANDOM_ORDER = 71
     LEGACY_NOISE = 72
     CALIBRATION = 80
+    DAY_VISITS = 81
+    DAY_LOGIT = 82
 
 
 def normal(*parts: Any) -> F64:

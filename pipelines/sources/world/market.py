@@ -115,7 +115,7 @@ class World:
             visit.request_id,
             visit.time_us,
             visit.user + 1,
-            pages(seed, self.population, visit),
+            pages(self.config, self.population, visit),
             candidate + 1,
             bids(seed, self.inventory, visit.request_id, candidate),
         )
@@ -145,7 +145,7 @@ class World:
 
         impression_id = derived_id(request_id, slot)
         clicked = uniform(seed, Kind.CLICK, request_id, ad, slot) < p
-        click_us = time_us[clicked] + click_delay_us(seed, impression_id[clicked])
+        click_us = time_us[clicked] + click_delay_us(seed, self.config.tuning, impression_id[clicked])
         n_shown = np.bincount(row, minlength=len(asked))
         n_candidates = np.full(len(asked), asked.candidates.shape[1])
         device_column, placement_column = pa.array(device), pa.array(placement)

@@ -93,7 +93,7 @@ def population(config: WorldConfig) -> Population:
     age = np.clip(18 + 14 * np.sqrt(2 * exponential(seed, Kind.AGE, user)) + 2, 18, 90).astype(np.int32)
     age = np.where(uniform(seed, Kind.AGE, user, 1) < 0.04, np.int32(-1), age)
     country = choice(COUNTRY_WEIGHTS, seed, Kind.COUNTRY, user)
-    device = choice(np.array([0.33, 0.52, 0.10, 0.05]), seed, Kind.HOME_DEVICE, user)
+    device = choice(np.array(config.tuning.home_devices), seed, Kind.HOME_DEVICE, user)
     level = LOG_PRICE + 0.7 * normal(seed, Kind.PRICE_LEVEL, user)
     sensitivity = 0.35 * exponential(seed, Kind.PRICE_SENSITIVITY, user).clip(0, 3)
     return Population(

@@ -29,7 +29,6 @@ TOPIC = 0.5  # a page on the ad's own category
 FATIGUE = 0.3  # logit lost per unit of log1p(recent ads of the category)
 FATIGUE_HALF_LIFE_US = 8 * HOUR_US
 BOT_LOGIT = -1.0
-RANDOM_CTR = 0.0265  # mean p of (user, ad, slot) met at random: the intercept is solved for it, so that a ranker gets about 4%
 
 
 def sigmoid(logit: F64) -> F64:
@@ -79,6 +78,7 @@ class Truth:
     def __init__(self, config: WorldConfig, users: Population, ads: Inventory) -> None:
         self._users, self._ads = users, ads
         self._effects = effects(config.seed)
+        self._seed, self._noise = config.seed, config.tuning.logit_noise
         self._intercept = 0.0
         self._intercept = self._solve(config)
 
@@ -112,10 +112,12 @@ class Truth:
             - users.price_sensitivity[user] * np.minimum(price_gap, 2.5)
             - FATIGUE * np.log1p(exposure)
         )
+        if self._noise:
+            s = s + (self._noise * normal(self._seed, Kind.DAY_LOGIT, days))[of_day]
         return np.where(users.bot[user], BOT_LOGIT, s)
 
     def _solve(self, config: WorldConfig) -> float:
-        """The intercept at which pairs met at random are clicked at RANDOM_CTR; by bisection on a hashed sample."""
+        """The intercept at which pairs met at random are clicked at the tuning's rate; by bisection on a hashed sample."""
         seed, row = config.seed, np.arange(20_000)
         known = self._users.present(config.first_day_us)
         user = (uniform(seed, Kind.CALIBRATION, row, 1) * known).astype(np.int64)
@@ -130,5 +132,5 @@ class Truth:
         low, high = -10.0, 5.0
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (middle, high) if sigmoid(s + middle).mean() < RANDOM_CTR else (low, middle)
+            low, high = (middle, high) if sigmoid(s + middle).mean() < config.tuning.random_ctr else (low, middle)
         return (low + high) / 2

@@ -1,0 +1,112 @@
+"""Makes plants: a world from nothing with its champion, or the continuation of a home that somebody trained.
+
+The reference are the first `REFERENCE_DAYS` days that no model was trained on; bugs may start behind it.
+"""
+
+from pathlib import Path
+
+from features.spec import feature_spec
+from infra.clock import DAY_US
+from infra.errors import ExplainedError
+from infra.home import Home
+from infra.lake import watermark_us
+from infra.settings import Settings
+from models.artefact import Artefact, load
+from models.contract import Dataset, FeatureSpec
+from models.train import train_family
+from pipelines.ingest import ingest_all
+from pipelines.materialize import materialize_all
+from pipelines.plant.plant import Plant
+from pipelines.plant.recording import go_on, recorded_days
+from pipelines.sources.registry import source
+from pipelines.sources.world.source import WorldSource
+from pipelines.training_set import Window, build, select, split_windows
+from serving.champion import champion
+
+SERVICE = "ctr_full"
+ATTRIBUTION_HOURS = 24.0
+REFERENCE_DAYS = 14  # two of each weekday
+FAMILIES = ("xgboost", "logistic")  # the champion first
+PREVIOUS_DAYS = 2  # how much older the data of the previous champion are
+
+
+def make(folder: Path, tuning: str, seed: int, days: int) -> Plant:
+    """See `Plant.make`."""
+    home, world = Home(folder / f"{tuning}-{seed}"), _world(tuning, seed)
+    names = home.root / "plant" / "artefacts.txt"
+    if not names.exists():
+        world.deliver(home, progress=False)
+        _bring_in(home, world)
+        trained = _train(home, world)
+        home.writing(names).write_text("".join(f"{name} {kept.save(home.artefacts)}\n" for name, kept in trained.items()))
+    others = dict(line.split() for line in names.read_text().splitlines())
+    _go_on(home, world, world.config.end_us + days * DAY_US)
+    first_us = world.config.end_us - DAY_US  # the history's last day: its labels were not ripe for training
+    serving = load(home.artefacts, others["champion"])
+    return Plant(home, world, serving, others, (first_us, first_us + REFERENCE_DAYS * DAY_US))
+
+
+def of(home: Home, chosen: Settings, days: int) -> Plant:
+    """See `Plant.of`."""
+    if chosen.source != "world":
+        raise ExplainedError(f"this needs a world that goes on; {chosen.source} is a finished log (use --source world)")
+    serving = champion(home)
+    world = _world(chosen.size, chosen.seed)
+    _go_on(home, world, world.config.end_us + days * DAY_US)
+    first_us = max(window.last_us for name, window in split_windows(world.spec).items() if name != "test")
+    others = {load(home.artefacts, path.name).family: path.name for path in sorted(home.artefacts.iterdir()) if path.is_dir()}
+    end_us = min(first_us + REFERENCE_DAYS * DAY_US, world.config.end_us + (days - 1) * DAY_US)
+    return Plant(home, world, serving, {**others, "champion": serving.hash}, (first_us, end_us))
+
+
+def _world(size: str, seed: int) -> WorldSource:
+    found = source("world", size, seed, None)
+    if not isinstance(found, WorldSource):
+        raise TypeError(f"{found.spec.name} is no world")
+    return found
+
+
+def _go_on(home: Home, world: WorldSource, until_us: int) -> None:
+    if until_us > world.config.horizon_us:
+        raise ExplainedError(f"this world is planned for {world.config.horizon_days} days; ask for fewer")
+    done = recorded_days(home)
+    if not done or done[-1] + DAY_US < until_us:
+        go_on(home, world, until_us)
+    _bring_in(home, world)
+
+
+def _bring_in(home: Home, world: WorldSource) -> None:
+    ingest_all(home, world.spec, progress=False)
+    materialize_all(home, world.spec, progress=False)
+
+
+def _train(home: Home, world: WorldSource) -> dict[str, Artefact]:
+    """The champion, the other families, and a champion of earlier days: what was there before."""
+    windows = split_windows(world.spec)
+    parts = _parts(home, world, windows)
+    trained: dict[str, Artefact] = {}
+    for family in FAMILIES:
+        trained[family] = _fit(family, parts, world, next(iter(trained.values()), None))
+    back = PREVIOUS_DAYS * DAY_US
+    earlier = {name: Window(window.first_us - back, window.last_us - back) for name, window in windows.items()}
+    first, last = earlier["train"].first_us, earlier["train"].last_us
+    earlier["train"] = Window(last - (last - first) // 2 // DAY_US * DAY_US, last)
+    previous = _fit(FAMILIES[0], _parts(home, world, earlier), world, None)
+    return {"champion": trained[FAMILIES[0]], **trained, "previous": previous}
+
+
+def _parts(home: Home, world: WorldSource, windows: dict[str, Window]) -> dict[str, Dataset]:
+    whole = Window(min(window.first_us for window in windows.values()), max(window.last_us for window in windows.values()))
+    made = build(home, world.spec, whole, watermark_us(home), ATTRIBUTION_HOURS, SERVICE)
+    return {name: select(made.data, windows[name]) for name in ("train", "valid", "calibrate")}
+
+
+def _fit(family: str, parts: dict[str, Dataset], world: WorldSource, like: Artefact | None) -> Artefact:
+    names = feature_spec(world.spec.entities, world.spec.context, SERVICE)
+    spec = FeatureSpec(names.categorical, names.numeric, names.sequence)
+    lent = (like.position, like.encoder) if like else (None, None)
+    trained = train_family(
+        family, parts["train"], parts["valid"], parts["calibrate"], spec, world.config.seed, lent[0],
+        encoder=lent[1], service=SERVICE, entities=world.spec.entities,
+    )  # fmt: skip
+    return trained.artefact
