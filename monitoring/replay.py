@@ -19,8 +19,8 @@ from features.batch import Array, FeatureSource, RequestBatch
 from features.ids import uniform
 from features.sources import logged_column
 from infra.clock import day_name
+from monitoring.comparison import differs
 from monitoring.findings import Checks, Finding
-from monitoring.leakage import differs
 from serving.scorer import ScoringArtefact
 
 BENIGN = 0.0005  # share of values that may differ: a request on the very edge of a tick sees one store before and one after it
