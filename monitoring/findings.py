@@ -37,6 +37,13 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
         "unknown-version", "out-of-range",
     ),
     "experiment": ("ratio", "not-sticky"),
+    "gate": (  # of a column of a training set
+        "auc-jump", "auc-gap", "auc-cap", "target-copy", "target-sum", "target-region", "own-label",
+        "replay-clicked-only", "replay-later", "replay-key-constant", "replay-label", "replay-mismatch", "rebuild-mismatch",
+        # of the set
+        "same-id", "same-content", "near-copy", "interleaved", "rows-lost", "rows-unknown", "labels-off", "click-rate",
+        "auc-inverted", "row-order",
+    ),
 }  # fmt: skip
 
 Severity = Literal["page", "notice"]  # page: wakes somebody; notice: is written down
@@ -47,7 +54,7 @@ class Finding:
     """One thing that is wrong, with its evidence.  JSON-able through `as_json`."""
 
     check: str  # code of the check that found it, for example "auc-jump"
-    bug_class: str  # what kind of bug it looks like, for example "label-leakage"
+    bug_class: str  # what kind of bug it looks like, a slug of monitoring.classes
     subject: str  # what is guilty: a column, "split", "rows", ...
     severity: Severity
     evidence: Mapping[str, Any]  # plain numbers and texts, enough to judge without rerunning

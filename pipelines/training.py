@@ -18,9 +18,9 @@ from models import evaluate
 from models.artefact import Artefact
 from models.contract import Dataset, FeatureSpec
 from models.train import Trained, train_family
-from monitoring.auc import AucTable
 from monitoring.findings import Checks
 from monitoring.gate import judge as judge_leakage
+from monitoring.gate.auc import AucTable
 from pipelines.sources.contract import SourceSpec
 from pipelines.training_set import Window, build, select, split_windows
 from pipelines.truth import true_probability
@@ -61,7 +61,6 @@ def audit(home: Home, source: SourceSpec, parts: Parts, as_of_us: int, attributi
     return judge_leakage(
         home,
         parts.by_name(),
-        parts.requests,
         source.entities,
         source.context,
         SERVICE,

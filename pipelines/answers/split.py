@@ -7,7 +7,7 @@ import numpy as np
 from infra.settings import Settings
 from models.contract import Dataset
 from models.train import train_family
-from monitoring.leakage import concatenate
+from monitoring.gate.columns import concatenate
 from pipelines.answers.material import F64, Material, material, metrics_of, size_of
 from pipelines.console import say
 from pipelines.page_blocks import interval, table

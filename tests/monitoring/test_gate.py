@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from features import snapshots
-from features.catalogue import view
+from features.catalogue import VIEWS, view
 from features.sources import AsOfSource
 from infra import branch
 from infra.home import Home
@@ -12,7 +12,7 @@ from infra.lake import Lake
 from monitoring.bugs.leak import whole_day_window
 from monitoring.daily import read_days, sampled_impressions, watch, watched_columns
 from monitoring.gate import accepted
-from monitoring.rebuild import rebuild_check
+from monitoring.gate.rebuild import compare, rebuild
 
 ENTITIES, CONTEXT, SERVICE = ("user", "ad", "campaign", "placement"), ("device", "placement", "page_topic"), "ctr_full"
 
@@ -25,8 +25,11 @@ def test_training_keeps_a_reference_when_it_promotes(tiny_home: Home) -> None:
 
 
 def test_stored_rows_are_what_raw_events_say(tiny_home: Home) -> None:
-    days = snapshots.days(tiny_home, "user_recent")
-    assert rebuild_check(tiny_home, days[5:], placement=True) == []
+    days = snapshots.days(tiny_home, "user_recent")[5:]
+    rebuilt = rebuild(tiny_home, days, True, ENTITIES)
+    assert {view for view, _ in rebuilt.rows} == {view.name for view in VIEWS}
+    wrong = compare(tiny_home, rebuilt, days)
+    assert (wrong.findings, wrong.doubted) == ([], frozenset())
 
 
 def test_a_rewritten_day_is_named_with_its_column_and_first_day(tiny_home: Home) -> None:
@@ -39,8 +42,10 @@ def test_a_rewritten_day_is_named_with_its_column_and_first_day(tiny_home: Home)
 
             manifest = pq.read_table(file)
         snapshots.write(work, recent, days[8], whole_day_window(snapshots.read(work, recent.name, days[8]), 0.5), manifest)
-        (found,) = rebuild_check(work, days[5:], placement=True)
-        assert (found.subject, found.since) == ("user_clicks_1h", days[8])
+        wrong = compare(work, rebuild(tiny_home, days[5:], True, ENTITIES), days[5:])
+        (found,) = wrong.findings
+        assert (found.subject, found.since, found.bug_class) == ("user_clicks_1h", days[8], "point-in-time-violation")
+        assert wrong.doubted == {"user_clicks_1h"}
     finally:
         branch.drop(work)
 

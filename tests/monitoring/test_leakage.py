@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from infra.clock import DAY_US
 from models.contract import Dataset
-from monitoring.auc import AucTable, auc, auc_by_day, jumps
-from monitoring.leakage import Replayed, Totals, audit, content_hash, replay_sample, target_copies
+from monitoring.gate.auc import AucTable, auc, auc_by_day, jumps
+from monitoring.gate.audit import Account, audit
+from monitoring.gate.copies import target_copies
+from monitoring.gate.replay import Replayed
+from monitoring.gate.split import content_hash
+from monitoring.gate.totals import Known
 
 FIRST_DAY = 20_454
 CLEAN_SETS = 30
@@ -52,11 +56,12 @@ def parts(data: Dataset) -> dict[str, Dataset]:
     return {"train": between(data, 2, 7), "valid": between(data, 7, 8), "calibrate": between(data, 8, 9)}
 
 
-def totals(data: Dataset) -> dict[str, Totals]:
-    from infra.clock import day_name
-
-    day = data.time_us // DAY_US
-    return {day_name(int(d) * DAY_US): Totals(int((day == d).sum()), int(data.label[day == d].sum())) for d in np.unique(day)}
+def account(data: Dataset) -> Account:
+    """What a store says that holds exactly these rows."""
+    order = np.argsort(data.row_id)
+    true = data.take(order)
+    known = Known(true.row_id, true.time_us, true.group, true.slot.astype(np.int64), true.label)
+    return Account(known, Replayed(true.row_id, true.columns), [], frozenset())
 
 
 def with_column(data: Dataset, name: str, values: np.ndarray) -> Dataset:
@@ -74,18 +79,18 @@ def test_audit_is_silent_on_clean_sets_with_and_without_history() -> None:
     for seed in range(CLEAN_SETS):
         data = log(seed)
         reference = auc_by_day(between(data, 0, 5)) if seed % 2 else None
-        replayed = {"train": Replayed(rows := replay_sample(between(data, 2, 7)), between(data, 2, 7).take(rows).columns)}
-        checks, _ = audit(parts(data), reference, replayed, totals(between(data, 2, 9)))
-        assert {"auc-cap", "target-copy", "as-of-replay train", "split-overlap", "control-totals"} <= set(checks.ran)
+        checks, _ = audit(parts(data), reference, account(between(data, 2, 9)) if seed % 3 else None)
+        assert {"auc-cap", "target-copy", "out-of-fold", "split-overlap", "time-order"} <= set(checks.ran)
+        assert ("as-of-replay" in checks.ran) == bool(seed % 3)
         alarmed += [str(f) for f in checks.findings]
     assert alarmed == []
 
 
 def test_a_checkup_survives_json() -> None:
     data = log(1)
-    checks, table = audit(parts(leak_clicks(data, 0.5)), auc_by_day(between(data, 0, 5)), {}, None)
+    checks, table = audit(parts(leak_clicks(data, 0.5)), auc_by_day(between(data, 0, 5)))
     raw = json.loads(json.dumps(checks.as_json()))
-    assert raw["skipped"].keys() == {"as-of-replay", "control-totals"}
+    assert raw["skipped"].keys() == {"as-of-replay", "row-rebuild", "control-totals", "near-copies"}
     again = AucTable.from_json(json.loads(json.dumps(table.as_json())))
     assert again.features == table.features
     np.testing.assert_array_equal(again.auc, table.auc)
@@ -94,9 +99,9 @@ def test_a_checkup_survives_json() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_counter_that_includes_its_click_jumps_and_is_named_first(seed: int) -> None:
     data = log(seed)
-    checks, _ = audit(parts(leak_clicks(data, 0.5)), auc_by_day(between(data, 0, 5)), {}, None)
+    checks, _ = audit(parts(leak_clicks(data, 0.5)), auc_by_day(between(data, 0, 5)))
     worst = max((f for f in checks.findings if f.check == "auc-jump"), key=lambda f: f.excess)
-    assert (worst.subject, worst.bug_class, worst.severity) == ("clicks_1h", "label-leakage", "page")
+    assert (worst.subject, worst.bug_class, worst.severity) == ("clicks_1h", "post-click-feature", "page")
 
 
 def test_a_leak_on_days_audited_before_shows_at_a_tenth_of_the_rows() -> None:
@@ -111,17 +116,16 @@ def test_being_null_where_nobody_clicked_is_a_leak() -> None:
     values[(data.label == 0) & (np.random.default_rng(0).random(len(data)) < 0.6)] = np.nan
     found = jumps(auc_by_day(with_column(data, "x1", values)), auc_by_day(between(data, 0, 5)))
     assert "x1" in {f.subject for f in found} or "x1" in {
-        f.subject for f in audit(parts(with_column(data, "x1", values)), None, {}, None)[0].findings
+        f.subject for f in audit(parts(with_column(data, "x1", values)))[0].findings
     }
 
 
 def test_replay_finds_one_leaked_row_in_a_hundred_clicks_and_sees_it_among_clicked_rows_only() -> None:
     data = between(log(5), 2, 7)
     leaked = leak_clicks(data, 0.05)
-    rows = replay_sample(leaked)
-    checks, _ = audit({"train": leaked}, None, {"train": Replayed(rows, data.take(rows).columns)}, None)
+    checks, _ = audit({"train": leaked}, None, account(data))
     (found,) = [f for f in checks.findings if f.check == "as-of-replay"]
-    assert found.subject == "clicks_1h"
+    assert (found.subject, found.bug_class) == ("clicks_1h", "post-click-feature")
     assert found.evidence["rate_clicked"] > 0.02
     assert found.evidence["rate_not_clicked"] == 0
 
@@ -132,30 +136,32 @@ def test_copies_of_the_target_are_named_alone_and_in_pairs() -> None:
     clicked = data.label.astype(np.float32)
     data = with_column(with_column(data, "casual", clicked - noise), "registered", noise)
     data = with_column(data, "was_opened", np.where(data.label == 1, "yes", "no"))
-    assert {f.subject for f in target_copies(data)} == {"casual", "registered", "was_opened"}
+    assert {f.subject for f in target_copies(data, set(data.columns))} == {"casual", "registered", "was_opened"}
 
 
 def test_rows_on_both_sides_are_found_by_id_and_under_a_new_id() -> None:
     split = parts(log(7))
     again = split["train"].take(np.arange(10))
     fresh = replace(again, row_id=again.row_id + 1)
-    for twin, kinds in ((again, {"id", "content", "time"}), (fresh, {"content", "time"})):
+    for twin, kinds in ((again, {"id"}), (fresh, {"content"})):
         valid = Dataset(
             {n: np.concatenate([v, twin.columns[n]]) for n, v in split["valid"].columns.items()},
             *(np.concatenate([getattr(split["valid"], f), getattr(twin, f)])
               for f in ("label", "slot", "time_us", "group", "row_id", "randomised")),
         )  # fmt: skip
-        checks, _ = audit({**split, "valid": valid}, None, {}, None)
-        found = [f for f in checks.findings if f.bug_class == "split-overlap"]
+        checks, _ = audit({**split, "valid": valid})
+        found = [f for f in checks.findings if f.check == "split-overlap"]
         assert {f.evidence["by"] for f in found} == kinds
+        assert {f.bug_class for f in checks.findings} == {"split-duplicates"}
         assert all(f.subject == "train / valid" for f in found)
 
 
 def test_lost_rows_and_clicks_show_against_control_totals() -> None:
     data = between(log(8), 2, 7)
     lost = data.take(np.arange(len(data)) != np.flatnonzero(data.label)[3])
-    checks, _ = audit({"train": lost}, None, {}, totals(data))
-    assert {f.subject for f in checks.findings if f.check == "control-totals"} == {"rows", "clicks"}
+    checks, _ = audit({"train": lost}, None, account(data))
+    (found,) = checks.findings
+    assert (found.check, found.subject, found.evidence["rows"], found.evidence["clicks"]) == ("control-totals", "rows", 1, 1)
 
 
 def test_content_hash_ignores_the_id_and_sees_every_column() -> None:

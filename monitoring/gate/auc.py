@@ -1,7 +1,7 @@
 """How well each feature alone orders clicks, day by day, and whether that jumped: the oldest sign of a feature that knows
 the answer.
 
-Pure: a `Dataset` in, tables of numbers and findings out.  Called by `monitoring.leakage`.
+Pure: a `Dataset` in, tables of numbers and findings out.  Called by `monitoring.gate.audit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from features.ids import uniform
 from infra.clock import DAY_US, day_name
 from models.contract import Dataset
 from monitoring.findings import Finding
+from monitoring.gate.signs import sign
 from monitoring.spread import shrink, two_sided_log10_p
 
 Array = npt.NDArray[Any]
@@ -32,6 +33,10 @@ BUDGET = 1 / 1000  # probability that the audit of one clean candidate set finds
 # No single honest feature reaches this.  Whole models with all their features reach about 0.81 on Criteo and 0.79 on
 # Avazu (the BARS leaderboards: Zhu et al. 2022, "BARS: Towards Open Benchmarking for Recommender Systems").
 ABSOLUTE_CAP = 0.80
+# How much AUC an honest feature may lose from training days to later ones beyond luck (users and ads turn over).
+AGING = 0.03
+# A single honest column may beat all vouched ones in a linear model by this factor of AUC excess: an older model's score does.
+TOGETHER = 1.3
 SALT = 0x4C45414B
 IS_NULL, BY_RATE = " is null", " by click rate"  # endings of an AucTable's rows that are not a column's own values
 
@@ -203,11 +208,11 @@ def jumps(candidate: AucTable, reference: AucTable, budget: float = BUDGET) -> l
             continue
         alone = np.abs(change[i, 1 : len(days) + 1]) > np.abs(change[i, worst]) / 2
         found.append(
-            Finding("auc-jump", "label-leakage", column_of(name), "page", {
+            sign("auc-jump", "auc-jump", column_of(name), float(log_p[i, worst] / limit), {
                 "feature": name, "auc": float(usual[i] + change[i, worst]), "usual": float(usual[i]), "days": spans[worst],
                 "t": float(t[i, worst]), "log10_p": float(log_p[i, worst]), "limit_log10_p": limit,
                 "reference_days": len(past),
-            }, days[int(np.argmax(alone))] if alone.any() else days[0], float(log_p[i, worst] / limit))
+            }, days[int(np.argmax(alone))] if alone.any() else days[0])
         )  # fmt: skip
     return found
 
@@ -223,27 +228,64 @@ def _same_days(candidate: AucTable, reference: AucTable, days: Sequence[str], pa
     return same
 
 
-def above_cap(candidate: AucTable, slow: Sequence[str] = ()) -> list[Finding]:
+def gaps(table: AucTable, train_days: int, budget: float = BUDGET) -> list[Finding]:
+    """Features that order clicks better on the first `train_days` days than on all later ones: a statistic that holds the
+    labels of the rows it was made from knows them better than new ones.
+
+    The spread between days is learned from the features themselves and shrunk; an honest feature may age by `AGING`.
+    """
+    dated = np.isfinite(table.auc).all(axis=0) if len(table.features) else np.zeros(0, np.bool_)
+    early, late = np.flatnonzero(dated[:train_days]), train_days + np.flatnonzero(dated[train_days:])
+    if len(early) < 1 or len(late) < 1 or len(early) + len(late) < 4:
+        return []
+    strength = np.where(table.auc.mean(axis=1, where=dated) >= 0.5, 1.0, -1.0)[:, None] * (table.auc - 0.5)
+    variance = table.variance + 1e-12
+    within = np.zeros(len(strength))
+    for days in (early, late):
+        within += np.square(strength[:, days] - strength[:, days].mean(axis=1, keepdims=True)).sum(axis=1)
+    freedom = float(len(early) + len(late) - 2)
+    both = np.concatenate([early, late])
+    factor, freedom = shrink(within / freedom / variance[:, both].mean(axis=1), freedom)
+    gap = strength[:, early].mean(axis=1) - strength[:, late].mean(axis=1)
+    scale = variance[:, early].mean(axis=1) / len(early) + variance[:, late].mean(axis=1) / len(late)
+    t = np.maximum(gap - AGING, 0.0) / np.sqrt(np.maximum(factor, 1.0) * scale)
+    log_p, limit = two_sided_log10_p(t, freedom), float(np.log10(budget / len(t)))
+    return [
+        sign("auc-gap", "auc-gap", column_of(table.features[i]), float(log_p[i] / limit), {
+            "feature": table.features[i], "auc_train": float(0.5 + strength[i, early].mean()),
+            "auc_later": float(0.5 + strength[i, late].mean()), "t": float(t[i]), "log10_p": float(log_p[i]),
+            "limit_log10_p": limit,
+        }, table.days[0])
+        for i in np.flatnonzero(log_p <= limit)
+    ]  # fmt: skip
+
+
+def above_cap(candidate: AucTable, slow: Sequence[str] = (), together: float = 0.5) -> list[Finding]:
     """Features that order clicks better than an honest one can, for candidates without history.
 
     The limit of a feature: half, plus twice the excess over half of the third best of the other features, at least
-    0.15; never more than `ABSOLUTE_CAP`.  With `slow` (features fixed long before the request, which cannot hold its
-    click) those alone are the others.
+    0.15; or 1.3 times the excess of what the columns that replay vouches for reach `together`; never more than
+    `ABSOLUTE_CAP`.  A feature is above it when it is so by two standard errors.  With `slow` (features fixed long before
+    the request, which cannot hold its click) those alone are the others.
     """
     with_days = np.isfinite(candidate.auc).any(axis=1)
-    excess = np.zeros(len(candidate.features))
+    excess, error = np.zeros(len(candidate.features)), np.zeros(len(candidate.features))
+    if not with_days.any():
+        return []
     excess[with_days] = np.abs(np.nanmean(candidate.auc[with_days], axis=1) - 0.5)
+    days = np.isfinite(candidate.auc[with_days]).sum(axis=1)
+    error[with_days] = np.sqrt(np.nanmean(candidate.variance[with_days], axis=1) / days)
     found = []
     for i, name in enumerate(candidate.features):
         others = [e for e, other in zip(excess, candidate.features, strict=True)
                   if column_of(other) != column_of(name) and (not slow or other in slow)]  # fmt: skip
         honest = sorted(others, reverse=True)[2] if len(others) >= 3 else 0.0
-        limit = min(max(2 * honest, 0.2), ABSOLUTE_CAP - 0.5)
-        if excess[i] > limit:
+        limit = min(max(2 * honest, 0.2, TOGETHER * (together - 0.5)), ABSOLUTE_CAP - 0.5)
+        if excess[i] - 2 * error[i] > limit:
             found.append(
-                Finding("auc-cap", "label-leakage", column_of(name), "page", {
+                sign("auc-cap", "auc-cap", column_of(name), float(excess[i] / limit), {
                     "feature": name, "auc": float(0.5 + excess[i]), "limit": float(0.5 + limit),
                     "third_best_other": float(0.5 + honest),
-                }, candidate.days[0], float(excess[i] / limit))
+                }, candidate.days[0])
             )  # fmt: skip
     return found
