@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
-from pipelines.options import AsJson, with_settings
+from pipelines.options import AsJson, unless_subcommand, with_settings
 
 app = typer.Typer(
     help="A click-prediction system to run, break and trust.",
@@ -79,13 +79,37 @@ def report(chosen: Settings, as_json: AsJson = False) -> None:
     report_command(chosen, as_json)
 
 
-@app.command()
+monitor_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(monitor_app, name="monitor")
+
+
+@monitor_app.callback(invoke_without_command=True)
+@unless_subcommand
 @with_settings
 def monitor(chosen: Settings, as_json: AsJson = False) -> None:
-    """Bring the prediction log into the lake, then run every check on the latest day."""
+    """Bring the prediction log into the lake, then run every check on the latest day; or monitor a log from outside."""
     from pipelines.commands import monitor_command
 
     monitor_command(chosen, as_json)
+
+
+@monitor_app.command("log")
+@with_settings
+def monitor_log(
+    chosen: Settings,
+    reference: Annotated[
+        list[str], typer.Option(help="Some normal days: a file, a folder, or several (repeat, or use commas).")
+    ],
+    window: Annotated[list[str], typer.Option(help="The log to judge, a day mostly: a file, a folder, or several.")],
+    mapping: Annotated[Path, typer.Option(help="YAML file that says which column is what.")],
+    offline: Annotated[list[str] | None, typer.Option(help="The same rows' features, recomputed.")] = None,
+    fail_on_incident: Annotated[bool, typer.Option("--fail-on-incident", help="End with status 1 on an incident.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run the detectors on a prediction log that this system did not write (parquet or CSV)."""
+    from pipelines.monitor_log import monitor_log_command
+
+    return monitor_log_command(reference, window, offline or [], mapping, as_json, fail_on_incident)
 
 
 @app.command()

@@ -58,6 +58,21 @@ def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
     return run
 
 
+def unless_subcommand(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is a group too: it runs only where no command of the group was asked for."""
+
+    @functools.wraps(command)
+    def run(context: typer.Context, **arguments: Any) -> None:
+        if context.invoked_subcommand is None:
+            command(**arguments)
+
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    own = inspect.signature(command).parameters.values()
+    run.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
+    run.__annotations__ = {"context": typer.Context, **command.__annotations__}
+    return run
+
+
 def _wrong_settings(error: ValidationError) -> str:
     """Which setting, what it is, what it should be."""
     found = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors()]

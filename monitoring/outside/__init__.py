@@ -1,0 +1,1 @@
+"""Monitoring on a log that this system did not write: its columns mapped, read, cut into windows and judged."""
