@@ -234,9 +234,9 @@ def gaps(table: AucTable, train_days: int, budget: float = BUDGET) -> list[Findi
 
     The spread between days is learned from the features themselves and shrunk; an honest feature may age by `AGING`.
     """
-    dated = np.isfinite(table.auc).all(axis=0) if len(table.features) else np.zeros(0, np.bool_)
+    dated: Bool = np.asarray(np.isfinite(table.auc).all(axis=0))
     early, late = np.flatnonzero(dated[:train_days]), train_days + np.flatnonzero(dated[train_days:])
-    if len(early) < 1 or len(late) < 1 or len(early) + len(late) < 4:
+    if not len(table.features) or len(early) < 1 or len(late) < 1 or len(early) + len(late) < 4:
         return []
     strength = np.where(table.auc.mean(axis=1, where=dated) >= 0.5, 1.0, -1.0)[:, None] * (table.auc - 0.5)
     variance = table.variance + 1e-12

@@ -1,5 +1,5 @@
-"""The target in disguise: a column whose order gives clicks away, a region of a column where everybody clicked, two columns that
-add up to the target, many that do.  Pure; called by `monitoring.gate.audit`.
+"""The target in disguise: a column whose order gives clicks away, a region of a column where everybody clicked, columns that
+add up to the target.  Pure; called by `monitoring.gate.audit`.
 
 The opening story of docs/leakage.md is caught here.
 """
@@ -50,14 +50,12 @@ def target_copies(data: Dataset, suspects: Collection[str]) -> list[Finding]:
     rows = sample(data)
     rate = float(label.mean())
     for name, values in scalar(data).items():
-        number = values.dtype.kind in "fiu"
         if values.dtype.kind == "f":
             numeric[name] = values.astype(np.float64)
         if name not in suspects:
             continue
-        if not number or values.dtype.kind != "f":
-            if len(np.unique(values[rows])) > len(rows) // 4:
-                continue  # an identifier: it cannot say anything about rows it has not seen
+        if values.dtype.kind != "f" and len(np.unique(values[rows])) > len(rows) // 4:
+            continue  # an identifier: it cannot say anything about rows it has not seen
         copy = _copy(name, values[rows], label[rows], data.row_id[rows])
         found += [copy] if copy else _regions(name, values, label, rate)
     told = {finding.subject for finding in found}
@@ -80,7 +78,7 @@ def _copy(name: str, values: Array, label: Bool, row_id: I64) -> Finding | None:
 
 
 def _written_after(values: Array, label: Bool) -> dict[str, Any]:
-    """Whether rows without a click all hold one value and clicked ones many, or not all another: nobody had anything to write."""
+    """Whether rows without a click all hold one value, and what clicked ones hold: signs of what only a click could write."""
     code = codes(values)
     count = np.bincount(code[~label])
     usual = int(np.argmax(count))
@@ -211,7 +209,7 @@ def _fit(table: F64, y: Array) -> tuple[F64, float]:
     gram = table.T @ table + 1e-6 * len(table) * np.eye(table.shape[1])
     weights = np.linalg.solve(gram, table.T @ y)
     left = y - table @ weights
-    return weights, float(1 - left @ left / max(float(y @ y), 1e-12))
+    return np.asarray(weights, np.float64), float(1 - left @ left / max(float(y @ y), 1e-12))
 
 
 def auc_together(data: Dataset, columns: Collection[str], train_rows: int) -> float:

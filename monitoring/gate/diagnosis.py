@@ -16,7 +16,7 @@ MANY_VALUES = 4
 
 
 def _written_after(finding: Finding) -> bool:
-    """Rows without a click hold one value; clicked ones hold many, or only some of them another: a by-product of the click, not a
+    """Rows without a click hold one value; clicked ones many, or only some of them another: a by-product of the click, not a
     copy of the label."""
     evidence = finding.evidence
     alone = evidence.get("one_value_where_not_clicked", 0.0) >= WRITTEN_AFTER

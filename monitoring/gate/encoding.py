@@ -1,8 +1,8 @@
 """The out-of-fold check: does a column hold, for each user or ad or other key, a statistic of the very rows it stands in?
 
-A target encoding made without folds puts rows together whose keys were clicked equally often *in this set*, luck included.  Among
-keys that an honest column holds alike, clicks vary at least as much as luck makes them (binomially); among keys that such an
-encoding holds alike they hardly vary.  So too little variance is the sign, and neither history nor a store is needed: an
+A target encoding made without folds gives one value to keys that were clicked equally often *in this set*, luck included.
+Among keys that an honest column holds alike, clicks vary at least as much as luck makes them (binomially); among keys that such
+an encoding holds alike they hardly vary.  So too little variance is the sign, and neither history nor a store is needed: an
 index-of-dispersion test (Fisher 1925) from below.  Pure; called by `monitoring.gate.audit`.
 """
 
@@ -69,22 +69,17 @@ def evenness(key: I64, value: I64, label: Bool) -> Evenness | None:
     Its variance is the binomial's fourth moment; the lower tail is compared with a gamma of the same mean and variance.
     """
     cell, place = np.unique(value * (int(key.max()) + 1) + key, return_inverse=True)
-    rows = np.bincount(place, minlength=len(cell)).astype(np.float64)
-    clicks = np.bincount(place, label, minlength=len(cell))
+    rows: F64 = np.bincount(place, minlength=len(cell)).astype(np.float64)
+    clicks: F64 = np.bincount(place, label, minlength=len(cell)).astype(np.float64)
     kept = rows >= 2
     rows, clicks = rows[kept], clicks[kept]
     if len(rows) < LEAST_CELLS or clicks.sum() < 2 * CLICKS_A_BIN:
         return None
     bins = int(min(MOST_BINS, clicks.sum() // CLICKS_A_BIN, len(rows) // 3))
-    edge = np.cumsum(rows) - rows / 2
-    bin_of = np.minimum((edge / rows.sum() * bins).astype(np.int64), bins - 1)
-    return _even(rows, clicks, _by_clicks(clicks, bin_of, bins))
-
-
-def _by_clicks(clicks: F64, bin_of: I64, bins: int) -> I64:
-    """Bins cut so that clicks, not rows, are shared out: most clicks of an encoding stand in a few cells at its upper end."""
-    reached = np.cumsum(clicks + clicks.mean()) - (clicks + clicks.mean()) / 2
-    return np.minimum((reached / (2 * clicks.sum()) * bins).astype(np.int64), bins - 1)
+    # Half by clicks, half by cells: most clicks of an encoding stand in a few cells at its upper end.
+    weight = clicks + clicks.mean()
+    reached = (np.cumsum(weight) - weight / 2) / weight.sum()
+    return _even(rows, clicks, np.minimum((reached * bins).astype(np.int64), bins - 1))
 
 
 def _even(rows: F64, clicks: F64, bin_of: I64) -> Evenness | None:

@@ -1,8 +1,8 @@
 """Are stored feature rows what the raw events say?  An independent recomputation for a hashed sample of entities.
 
 The as-of replay recomputes a training row from stored feature rows, so it cannot see that those rows are wrong.  This check
-goes one step back: it feeds raw events through `features.aggregate` and `features.recent` from the beginning, without any stored
-state.  What comes out depends on raw events alone, so `Rebuilt` is made once a lake and compared with as many stores as there are.
+goes one step back: it feeds raw events through `features.aggregate` and `features.recent` from the beginning, without any
+stored state.  What comes out depends on raw events alone: `Rebuilt` is made once a lake, for as many stores as there are.
 Called by `monitoring.gate.ledger`.
 """
 

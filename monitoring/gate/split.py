@@ -83,9 +83,7 @@ def overlaps(parts: Mapping[str, Dataset]) -> Checks:
             found.append(_copies("near-copy", subject, "content but not time", there, near))
     checks.record("split-overlap", found)
     if not marks:
-        checks.skip(
-            "near-copies", "no column marks a row: copies with a new id and another time cannot be told from neighbours"
-        )
+        checks.skip("near-copies", "no column marks a row: copies with a new id and time cannot be told from neighbours")
     return checks
 
 
