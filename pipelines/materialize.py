@@ -56,7 +56,7 @@ def materialize_day(home: Home, spec: SourceSpec, day: str, rewrite: Rewrite | N
     lake = Lake.of(home)
     start_us = _start_us(day)
     end_us = start_us + DAY_US
-    state, newest = _previous(home, lake, day)
+    state, newest = state_before(home, lake, day)
     window_days = [day_name(start_us - back * DAY_US) for back in range(WINDOW_DAYS)]
     columns = [*_COLUMNS, "placement"] if "placement" in spec.context else _COLUMNS
     window = lake.read("impressions", columns, window_days)
@@ -70,13 +70,13 @@ def materialize_day(home: Home, spec: SourceSpec, day: str, rewrite: Rewrite | N
     tables = aggregate.views(state, end_us, ad_category)
     today, newest = recent.update(newest, events)
     tables["user_recent"] = recent.rows_table(today)
-    tables["user_profile"] = _user_profiles(_profiles(lake, "users", spec, end_us, day))
-    tables["ad_profile"] = _ad_profiles(_profiles(lake, "ads", spec, end_us, day))
+    tables["user_profile"] = user_profiles(_profiles(lake, "users", spec, end_us, day))
+    tables["ad_profile"] = ad_profiles(_profiles(lake, "ads", spec, end_us, day))
 
     counts = {}
     for written in views_of(spec.entities):
         rows = tables[written.name] if rewrite is None else rewrite(written.name, tables[written.name])
-        snapshots.write(home, written, day, rows, _manifest(written, start_us))
+        snapshots.write(home, written, day, rows, manifest(written, start_us))
         counts[written.name] = rows.num_rows
     _save(home, day, state, newest)
     return DayCounts(counts, events.orphans)
@@ -109,7 +109,8 @@ def _profiles(lake: Lake, stream: str, spec: SourceSpec, end_us: int, day: str |
     return lake.read(stream, days=[d for d in lake.days(stream) if (d == day if day else d <= last)])
 
 
-def _user_profiles(users: pa.Table | None) -> pa.Table:
+def user_profiles(users: pa.Table | None) -> pa.Table:
+    """Rows of the view user_profile: one a user who arrived (features.schemas.USERS and `day`)."""
     profile = view("user_profile")
     if users is None:
         return snapshots.schema(profile).empty_table()
@@ -121,7 +122,8 @@ def _user_profiles(users: pa.Table | None) -> pa.Table:
     return _profile_table(profile, users, values)
 
 
-def _ad_profiles(ads: pa.Table | None) -> pa.Table:
+def ad_profiles(ads: pa.Table | None) -> pa.Table:
+    """Rows of the view ad_profile: one an ad that arrived (features.schemas.ADS and `day`)."""
     profile = view("ad_profile")
     if ads is None:
         return snapshots.schema(profile).empty_table()
@@ -141,7 +143,7 @@ def _profile_table(profile: View, rows: pa.Table, values: dict[str, npt.NDArray[
     return snapshots.table(profile, keys, event_us, arrived_us, np.array(numbers, np.int64), values)
 
 
-def _manifest(written: View, start_us: int) -> pa.Table:
+def manifest(written: View, start_us: int) -> pa.Table:
     """What is complete once a day's rows are written: 288 ticks of the push view, the day as a whole of the others."""
     if written.name == "user_recent":
         end = start_us + np.arange(1, DAY_US // recent.TICK_US + 1) * recent.TICK_US
@@ -159,7 +161,7 @@ def _state_path(home: Home, day: str) -> Path:
     return home.features / "_state" / f"day={day}.npz"
 
 
-def _previous(home: Home, lake: Lake, day: str) -> tuple[aggregate.State, recent.Rows]:
+def state_before(home: Home, lake: Lake, day: str) -> tuple[aggregate.State, recent.Rows]:
     """The state that a day starts from: the day before's, or nothing on the lake's first day."""
     before = day_name(_start_us(day) - DAY_US)
     path = _state_path(home, before)
@@ -219,14 +221,14 @@ def materialize_online(home: Home, spec: SourceSpec, now_us: int, url: str | Non
     store = open_store(home, url)
     try:
         return {
-            fed.name: write(store, fed.name, newest_rows(home, fed, now_us), _mark(home, fed, now_us)).written
+            fed.name: write(store, fed.name, newest_rows(home, fed, now_us), mark_at(home, fed, now_us)).written
             for fed in views_of(spec.entities)
         }
     finally:
         store.close()
 
 
-def _mark(home: Home, fed: View, now_us: int) -> Mark | None:
+def mark_at(home: Home, fed: View, now_us: int) -> Mark | None:
     """Up to when a view is complete, as visible at a moment."""
     marks = snapshots.manifest(home, fed.name)
     event_us, available_us = snapshots.times_us(marks["event_timestamp"]), snapshots.times_us(marks["available_at"])

@@ -91,6 +91,12 @@ def resume(env: Resumable, home: Home) -> bool:
     return True
 
 
+def late_events(home: Home) -> dict[str, pa.Table]:
+    """Events of a home's history that are still on their way where it ends, by stream; none where nothing was landed."""
+    saved = load_state(state_path(home)) or {}
+    return {name: _unpack(saved[f"late_{name}"]) for name in ANSWERS if f"late_{name}" in saved}
+
+
 def land_days(
     home: Home,
     env: Resumable,
@@ -124,7 +130,7 @@ def land_days(
         if answers:
             truth = pa.concat_tables([answer.truth for answer in answers])
             _write(home, home.truth / f"day={day_name(day_us)}.parquet", truth)
-        _save(home, env, rows, late)
+        save_state(home, env, late, rows)
     return rows
 
 
@@ -161,11 +167,13 @@ def _write(home: Home, path: Path, table: pa.Table) -> None:
     os.replace(part, path)
 
 
-def _save(home: Home, env: Resumable, rows: Mapping[str, int], late: Mapping[str, pa.Table]) -> None:
-    """Remember where everything stands: one file, replaced at once."""
+def save_state(home: Home, env: Resumable, late: Mapping[str, pa.Table], rows: Mapping[str, int] | None = None) -> None:
+    """Remember where everything stands, so that `resume` goes on from here: one file, replaced at once.
+
+    `late` are events still on their way, `rows` those landed so far by stream."""
     arrays: dict[str, Any] = {"identity": np.array(env.identity)}
     arrays |= {f"env_{name}": values for name, values in env.state().items()}
-    arrays |= {f"rows_{name}": np.int64(count) for name, count in rows.items()}
+    arrays |= {f"rows_{name}": np.int64(count) for name, count in (rows or {}).items()}
     arrays |= {f"late_{name}": _pack(table) for name, table in late.items()}
     path = home.writing(state_path(home))
     part = path.with_name(".state.part.npz")

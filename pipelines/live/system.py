@@ -1,0 +1,131 @@
+"""The system as it runs: five minutes of requests, answers, arrivals, ingestion and fresh features at a time.
+
+The same steps warm the monitors (`ask` scores in the process, nothing waits) and make the drill (`ask` is the real endpoint
+over HTTP, at a chosen speed).  Everything is written to one branch.  Called by `pipelines.live.reference` and by
+`pipelines.live.run`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.event_rules import event_schema
+from features.recent import TICK_US
+from features.schemas import CLICKS
+from infra.clock import DAY_US, HOUR_US
+from infra.home import Home
+from monitoring.window import Window
+from pipelines.live.arrivals import OnTheWay
+from pipelines.live.ask import Ask
+from pipelines.live.fresh import Freshness
+from pipelines.live.hours import Hours
+from pipelines.live.injection import Fault, Injection
+from pipelines.live.intake import Intake, Taken
+from pipelines.sources.contract import Requests, Slates
+from pipelines.sources.history import late_events, save_state
+from pipelines.sources.world.market import World
+from pipelines.sources.world.source import WorldSource
+from serving.serve import ARMS, WEIGHTS
+
+PLAN = dict(zip(ARMS, WEIGHTS, strict=True))
+
+
+class System:
+    """A branch of a home whose world goes on."""
+
+    def __init__(self, home: Home, source: WorldSource, service: str, logs: Iterable[pa.Table] = ()) -> None:
+        """`home` is written: give a branch.  It goes on where the home's events end, at a midnight; `logs` are those of the
+        windows before."""
+        self.home, self.spec = home, source.spec
+        self.fault = Fault()
+        self.world: World = source.resume(home)
+        self.now_us = self.world.now_us
+        self._coming = OnTheWay(late_events(home))
+        self._intake = Intake(home, source.spec, self.now_us)
+        self.fresh = Freshness(home, source.spec, self.fault, self.now_us)
+        self._hours = Hours(home, source.spec, service, PLAN, logs)
+        self._profiles = {"users": self.world.users(source.config.horizon_us), "ads": self.world.ads(source.config.horizon_us)}
+        self._taken = Taken()
+
+    def step(self, ask: Ask, windows_us: int = HOUR_US) -> list[Window]:
+        """Five minutes; the windows of the hours that are over, each time that `windows_us` (hours, up to a day) are."""
+        start_us, end_us = self.now_us, self.now_us + TICK_US
+        for asked in self.world.requests(end_us):
+            response = self.world.respond(self._answered(asked, ask, start_us))
+            self._coming.add({"requests": response.requests, "impressions": response.impressions, "clicks": response.clicks})
+        for at_us in self.fresh.moments(start_us, end_us):  # those after the last request
+            self.fresh.push(at_us)
+        self.now_us = end_us
+        arrived = self._coming.until(end_us) | self._new_profiles(start_us, end_us)
+        taken = self._intake.take(arrived, end_us)
+        self.fresh.arrived(end_us, {stream: rows[0] for stream, rows in taken.accepted.items()})
+        self._taken.add(taken)
+        if end_us % HOUR_US == 0:
+            self._close_hour(ask)
+        if end_us % DAY_US == 0:
+            self._intake.land(end_us - DAY_US)
+            self.fresh.midnight(end_us)
+            save_state(self.home, self.world, self._coming.waiting)
+        return self._hours.replayed() if end_us % windows_us == 0 else []
+
+    def _answered(self, asked: Requests, ask: Ask, start_us: int) -> Slates:
+        """Slates of requests, each asked after the store has what is available by then."""
+        cuts = [at for at in self.fresh.moments(start_us, int(asked.time_us[-1]) + 1) if at <= asked.time_us[-1]]
+        places = [0, *np.searchsorted(asked.time_us, cuts).tolist(), len(asked)]
+        parts = []
+        for number, (low, high) in enumerate(pairwise(places)):
+            if number:
+                self.fresh.push(cuts[number - 1])
+            if high > low:
+                parts.append(ask(rows_of(asked, low, high)))
+        return replace(
+            parts[0],
+            requests=asked,
+            shown=np.concatenate([part.shown for part in parts]),
+            propensity=np.concatenate([part.propensity for part in parts]),
+            randomised=np.concatenate([part.randomised for part in parts]),
+        )
+
+    def _new_profiles(self, start_us: int, end_us: int) -> dict[str, pa.Table]:
+        found = {}
+        for stream, rows in self._profiles.items():
+            at = pc.cast(rows["arrived_at"], pa.int64()).to_numpy()
+            found[stream] = rows.filter(pa.array((at >= start_us) & (at < end_us)))
+        return found
+
+    def _close_hour(self, ask: Ask) -> None:
+        taken, self._taken = self._taken, Taken()
+        self.fresh.save()
+        predictions = ask.logged(self.fault)
+        shown = taken.rows("impressions", event_schema("impressions", self.spec.context))
+        clicks = self.fault.rows("labels", "clicks", taken.rows("clicks", CLICKS))
+        self._hours.close(self.now_us - HOUR_US, self.now_us, predictions, shown, clicks, taken)
+
+    def begin(self, injection: Injection | None) -> None:
+        """A bug begins to act here, or the last one ends: jobs whose rows it rewrites run again at once."""
+        before, self.fault.now = self.fault.now, injection
+        for one in (before, injection):
+            if one is not None and one.bug.stage in ("feature", "store"):
+                for table in one.bug.tables:
+                    self.fresh.refill(table, self.now_us)
+
+    def close(self) -> None:
+        """Close the store."""
+        self.fresh.store.close()
+
+
+def rows_of(asked: Requests, low: int, high: int) -> Requests:
+    """Requests `low` to `high`."""
+    part = slice(low, high)
+    return Requests(
+        asked.request_id[part],
+        asked.time_us[part],
+        asked.user_id[part],
+        {name: values[part] for name, values in asked.context.items()},
+        asked.candidates[part],
+        asked.bids[part],
+    )
