@@ -38,7 +38,7 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
     ),
     "experiment": ("ratio", "not-sticky"),
     "gate": (  # of a column of a training set
-        "auc-jump", "auc-gap", "auc-cap", "target-copy", "target-sum", "target-region", "own-label",
+        "auc-jump", "auc-gap", "auc-cap", "auc-gain", "target-copy", "target-sum", "target-region", "own-label",
         "replay-clicked-only", "replay-later", "replay-key-constant", "replay-label", "replay-mismatch", "rebuild-mismatch",
         # of the set
         "same-id", "same-content", "near-copy", "interleaved", "rows-lost", "rows-unknown", "labels-off", "click-rate",

@@ -87,6 +87,13 @@ def auc(values: Array, label: Bool) -> tuple[float, float]:
     return float(above.mean()), float(above.var(ddof=1) / positives + below.var(ddof=1) / negatives)
 
 
+def placements(values: Array, label: Bool) -> tuple[F64, F64]:
+    """Of each clicked row the share of other rows that it is above, and of each other row the share of clicked ones that are
+    above it, both in the order of `values` [n]; their means are the AUC."""
+    clicked, rest = values[label], values[~label]
+    return _share_below(np.sort(rest), clicked), 1.0 - _share_below(np.sort(clicked), rest)
+
+
 def _share_below(others: Array, values: Array) -> F64:
     """For each of `values` the share of `others` (sorted) that is smaller; equal ones count half."""
     return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2.0 * len(others))

@@ -16,11 +16,12 @@ from models.contract import Dataset
 from monitoring.findings import Checks, Finding
 from monitoring.gate.auc import AucTable, above_cap, auc_by_day, column_of, gaps, jumps
 from monitoring.gate.columns import Scope, concatenate, scalar
-from monitoring.gate.copies import auc_together, target_copies
+from monitoring.gate.copies import target_copies
 from monitoring.gate.diagnosis import settled
 from monitoring.gate.encoding import own_labels
 from monitoring.gate.replay import Replayed, compare
 from monitoring.gate.split import interleaved, ordered_by_label, overlaps
+from monitoring.gate.together import auc_together, gains
 from monitoring.gate.totals import Known, odd_labels, off_totals
 
 
@@ -57,7 +58,8 @@ def audit(
         for check in ("as-of-replay", "row-rebuild", "control-totals"):
             checks.skip(check, "no store was given to compare with")
     else:
-        compared = compare(whole, account.replayed)
+        place = np.repeat(np.arange(len(filled)), [len(part) for part in filled.values()])
+        compared = compare(whole, account.replayed, place)
         vouched = compared.vouched - account.doubted
         checks.record("as-of-replay", compared.findings)
         checks.record("row-rebuild", account.rebuilt)
@@ -95,6 +97,7 @@ def _statistics(
     honest = [name for name in table.features if column_of(name) in vouched] if vouched else list(slow)
     together = auc_together(whole, vouched, len(first)) if vouched and len(suspects) else 0.5
     checks.record("auc-cap", _noticed(above_cap(table, honest, together), vouched))
+    checks.record("auc-gain", gains(whole, vouched, suspects))
     checks.record("target-copy", target_copies(whole, suspects))
     checks.record("out-of-fold", own_labels(parts, suspects))
 

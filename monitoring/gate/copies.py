@@ -16,6 +16,7 @@ from monitoring.findings import Finding
 from monitoring.gate.auc import auc, click_rates
 from monitoring.gate.columns import F64, I64, Array, Bool, codes, scalar
 from monitoring.gate.signs import sign
+from monitoring.gate.together import fit, standardised
 
 COPY_AUC = 0.99  # a column that orders clicks this well is the target in disguise
 # A region of an honest column is clicked at most this many times as often as all rows (the highest found in worlds of two sizes
@@ -177,48 +178,16 @@ def _explained(numeric: dict[str, F64], label: Bool, suspects: Sequence[str]) ->
     names = list(numeric)
     table = standardised([numeric[name] for name in names])
     y = label - label.mean()
-    weights, whole = _fit(table, y)
+    weights, whole = fit(table, y)
     # Both classes are about equally frequent in the sample, so an honest model explains more here than on all rows.
     if whole < EXPLAINED + EXPLAINED:
         return []
     found = []
     for name in suspects:
         i = names.index(name)
-        without = _fit(np.delete(table, i, axis=1), y)[1]
+        without = fit(np.delete(table, i, axis=1), y)[1]
         if whole - without > EXPLAINED / 2:
             evidence = {"explained": float(whole), "explained_without": float(without), "weight": float(weights[i]),
                         "columns": len(names)}  # fmt: skip
             found.append(sign("target-copy", "target-sum", name, float((whole - without) / (EXPLAINED / 2)), evidence))
     return found
-
-
-def standardised(columns: Sequence[Array]) -> F64:
-    """Columns [n] as a matrix [n, k] of mean 0 and variance 1, what is not known at the mean."""
-    table = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
-    table[~np.isfinite(table)] = np.nan
-    known = np.isfinite(table)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, table, 0.0).sum(axis=0) / count
-    table = np.where(known, table - mean, 0.0)
-    scale = np.sqrt(np.square(table).mean(axis=0))
-    return np.asarray(table / np.where(scale > 0, scale, 1.0), np.float64)
-
-
-def _fit(table: F64, y: Array) -> tuple[F64, float]:
-    """Least-squares weights of the columns, a trace of ridge, and the share of y's variance that they explain."""
-    gram = table.T @ table + 1e-6 * len(table) * np.eye(table.shape[1])
-    weights = np.linalg.solve(gram, table.T @ y)
-    left = y - table @ weights
-    return np.asarray(weights, np.float64), float(1 - left @ left / max(float(y @ y), 1e-12))
-
-
-def auc_together(data: Dataset, columns: Collection[str], train_rows: int) -> float:
-    """AUC on the rows from `train_rows` on of a linear model of `columns` fitted on those before; half where it cannot be."""
-    names = [name for name, values in scalar(data).items() if name in columns and values.dtype.kind == "f"]
-    label = data.label.astype(bool)
-    if len(names) < 2 or min(label[:train_rows].sum(), label[train_rows:].sum()) < 20:
-        return 0.5
-    table = standardised([data.columns[name] for name in names])
-    weights, _ = _fit(table[:train_rows], label[:train_rows] - label[:train_rows].mean())
-    area = auc(table[train_rows:] @ weights, label[train_rows:])[0]
-    return float(max(area, 0.5))

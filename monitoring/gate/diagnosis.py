@@ -60,7 +60,7 @@ RULES: tuple[Rule, ...] = (
     ("point-in-time-violation", 0.70, _is("replay-mismatch")),
     ("target-encoding", 0.60, _is("auc-gap")),
     ("post-click-feature", 0.50, _is("auc-jump")),
-    ("target-derived-column", 0.45, _is("auc-cap")),
+    ("target-derived-column", 0.45, _is("auc-cap", "auc-gain")),
     ("group-leak", 0.40, _is("row-order")),
 )
 

@@ -21,6 +21,10 @@ from monitoring.gate.signs import sign
 LEARNED_MISMATCH = 0.0005  # share of replayed values that may differ: rounding of decayed sums to float32 at a tie
 CLICKED_ONLY = 20.0  # times as often wrong where clicked as where not
 CONSTANT = 0.9  # share of neighbours with one key, on different days, that hold one value
+ELSEWHERE, RICH = (
+    0.5,
+    0.05,
+)  # share of wrong values that are other rows' right ones; distinct values a row that make this no luck
 TOWARDS_LATER = 0.3  # correlation of the error with the change still to come
 GIVES_AWAY = 0.9  # AUC of the wrong values alone
 FEW_ROWS = 8  # fewer wrong rows than this tell nothing about what is wrong with them
@@ -59,8 +63,11 @@ def differs(left: Array, right: Array) -> Bool:
     return np.asarray(unequal.any(axis=1) if unequal.ndim == 2 else unequal, dtype=np.bool_)
 
 
-def compare(data: Dataset, replayed: Replayed) -> Compared:
-    """Columns of the set whose values are not what was known at the request's time, with what their errors look like."""
+def compare(data: Dataset, replayed: Replayed, part: I64) -> Compared:
+    """Columns of the set whose values are not what was known at the request's time, with what their errors look like.
+
+    `part` [n] says which part of the set a row stands in.
+    """
     at = np.minimum(np.searchsorted(replayed.row_id, data.row_id), max(len(replayed.row_id) - 1, 0))
     rows = np.flatnonzero(replayed.row_id[at] == data.row_id) if len(replayed.row_id) else np.zeros(0, np.int64)
     at = at[rows]
@@ -78,7 +85,7 @@ def compare(data: Dataset, replayed: Replayed) -> Compared:
             vouched.add(name)
     ahead = _ahead(replayed, data.row_id[rows], bad)
     for name, wrong in bad.items():
-        symptom, evidence = _look(data, name, rows, at, wrong, clicked, replayed, ahead)
+        symptom, evidence = _look(data, name, rows, at, wrong, clicked, replayed, ahead, part)
         first = int(data.time_us[rows[wrong]].min())
         found.append(sign("as-of-replay", symptom, name, float(wrong.sum() / limit), {
             "rows": len(wrong), "mismatches": int(wrong.sum()), "rate": float(wrong.mean()), **evidence,
@@ -103,6 +110,7 @@ def _look(
     clicked: Bool,
     replayed: Replayed,
     ahead: tuple[I64, Sequence[Mapping[str, Array]]],
+    part: I64,
 ) -> tuple[str, dict[str, Any]]:
     """(symptom, evidence) of one column's errors."""
     rate_clicked = float(wrong[clicked].mean()) if clicked.any() else 0.0
@@ -111,7 +119,7 @@ def _look(
     if rate_clicked > CLICKED_ONLY * rate_rest:
         return "replay-clicked-only", evidence
     values, truth = data.columns[name][rows], replayed.columns[name][at]
-    key, constant = _constant_by(data, name, rows[wrong])
+    key, constant = _constant_by(data, name, rows[wrong], part[rows[wrong]])
     evidence |= {"constant_by": key, "constant": constant}
     if values.ndim != 1 or wrong.sum() < FEW_ROWS:
         return "replay-mismatch", evidence
@@ -122,15 +130,26 @@ def _look(
         if max(area, 1 - area) >= GIVES_AWAY:
             return "replay-label", evidence
     later = _towards(values, truth, data.row_id[rows], wrong, name, ahead) if number else 0.0
-    evidence["towards_later"] = later
+    elsewhere = _elsewhere(values[wrong], replayed.columns[name])
+    evidence |= {"towards_later": later, "known_elsewhere": elsewhere}
+    if elsewhere >= ELSEWHERE:
+        return "replay-later", evidence
     if constant >= CONSTANT:
         return "replay-key-constant", evidence
     return ("replay-later" if later >= TOWARDS_LATER else "replay-mismatch"), evidence
 
 
-def _constant_by(data: Dataset, name: str, rows: I64) -> tuple[str, float]:
-    """The key of whose rows on different days the largest share hold one value, and that share: 0 where the column hardly
-    varies at all, or too few pairs are there."""
+def _elsewhere(wrong: Array, truth: Array) -> float:
+    """The share of wrong values that are right ones of other rows: taken from another time, not made up.  0 where the column
+    has so few values that this would be luck."""
+    known = truth[np.isfinite(truth)] if truth.dtype.kind == "f" else truth
+    distinct = np.unique(known)
+    return float(np.isin(wrong, distinct).mean()) if len(distinct) > RICH * max(len(known), 1) else 0.0
+
+
+def _constant_by(data: Dataset, name: str, rows: I64, part: I64) -> tuple[str, float]:
+    """The key of whose rows in one part on different days the largest share hold one value, and that share: 0 where the column
+    hardly varies at all, or too few pairs are there."""
     value = codes(data.columns[name][rows]) if data.columns[name].ndim == 1 else np.zeros(len(rows), np.int64)
     day = data.time_us[rows] // DAY_US
     best = ("", 0.0)
@@ -139,6 +158,7 @@ def _constant_by(data: Dataset, name: str, rows: I64) -> tuple[str, float]:
     candidates = {n: v[rows] for n, v in data.columns.items() if v.ndim == 1 and v.dtype.kind != "f" and n != name}
     for key, of in {**candidates, "group": data.group[rows]}.items():
         code = codes(of)
+        code = code * (int(part.max()) + 1) + part
         order = np.lexsort((day, code))
         pair = (code[order][1:] == code[order][:-1]) & (day[order][1:] != day[order][:-1])
         if pair.sum() >= FEW_ROWS:

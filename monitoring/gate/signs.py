@@ -14,6 +14,7 @@ CLASS_OF: Mapping[str, str] = {
     "auc-jump": "post-click-feature",
     "auc-gap": "target-encoding",
     "auc-cap": "target-derived-column",
+    "auc-gain": "target-derived-column",
     "target-copy": "target-derived-column",
     "target-sum": "target-derived-column",
     "target-region": "target-derived-column",
