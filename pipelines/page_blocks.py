@@ -7,6 +7,7 @@ from typing import Any
 from features import catalogue
 from infra.settings import Settings
 from pipelines.answers import ANSWERS, answer
+from pipelines.bug_pages import bug_catalogue
 from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_scores
 
@@ -155,6 +156,7 @@ def benchmarks() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
+    "bug-catalogue": bug_catalogue,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
     "open-bandit": open_bandit,

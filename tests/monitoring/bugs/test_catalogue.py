@@ -18,8 +18,8 @@ from monitoring.classes import CLASSES
 
 TABLES = [pytest.param(entry, name, id=f"{entry.code}-{name}") for entry in BUGS for name in entry.tables if name != "model"]
 MODELS = [pytest.param(entry, id=entry.code) for entry in BUGS if entry.stage == "model"]
-# What the gate's and the drift check's findings still call these two.
-OLD_NAMES = {"label-leakage": "point-in-time-violation", "feature-drift": "covariate-shift"}
+# What the findings of the daily drift check still call it.
+OLD_NAMES = {"feature-drift": "covariate-shift"}
 GROWS = ("LEAK05", "LEAK06", "LEAK08", "LEAK09", "DATA03", "DATA04", "DRIFT04", "DRIFT06", "DATA06")
 KEY = {"clicks": "click_id", "impressions": "impression_id", "requests": "request_id", "predictions": "impression_id"}
 
