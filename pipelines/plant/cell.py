@@ -7,7 +7,9 @@ What a bug does to deliveries and clicks does not reach the features within a ce
 more events from the next tick on, which is second order to the bug itself.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from infra.errors import ExplainedError
 from monitoring.bugs.entry import Bug, Scene
 from monitoring.window import Window
 from pipelines.plant.clicks import Clicks, clicks_of
-from pipelines.plant.days import Day
+from pipelines.plant.days import Day, cut
+from pipelines.plant.remade import Refetched, Remade
 from pipelines.plant.serving import scores
+from pipelines.plant.traffic import OtherTraffic
 from pipelines.windows import feature_arrays, feature_columns, log_of, positions
 
 if TYPE_CHECKING:
@@ -54,26 +58,36 @@ class Cell:
         self.onset_us = onset_us - onset_us % HOUR_US
         self.inject = Injection(bug, dose, seed, self.onset_us, plant.artefacts if bug.stage == "model" else {})
         self.artefact = self.inject("model", plant.artefact) if bug.stage == "model" else plant.artefact
-        self.clicks: Clicks = clicks_of(plant, bug, self.inject, self.onset_us)
+        self.remade: Remade | None = None  # of bugs that change what features are looked up
+        self.clicks: Clicks | None = None
 
     def windows(self, until_us: int) -> Iterator[Window]:
         """Hour by hour from the onset's hour on."""
-        for at in range(self.onset_us, min(until_us, self.plant.end_us), HOUR_US):
-            day = self.plant.days.day(at - at % DAY_US)
-            yield self.window(day, at % DAY_US // HOUR_US)
+        until_us = min(until_us, self.plant.end_us)
+        with tempfile.TemporaryDirectory(prefix="cell-") as folder:
+            traffic = None
+            if self.stage in ("feature", "store"):
+                self.remade = Refetched(self.plant, self.inject, self.onset_us, until_us, Path(folder))
+            elif self.stage == "traffic":
+                self.remade = traffic = OtherTraffic(self.plant, self.inject, self.onset_us, until_us, Path(folder))
+            self.clicks = clicks_of(self.plant, self.inject, self.onset_us, traffic)
+            for at in range(self.onset_us, until_us, HOUR_US):
+                day = self.plant.days.day(at - at % DAY_US)
+                yield self.window(day, at % DAY_US // HOUR_US)
 
     def window(self, day: Day, hour: int) -> Window:
         """One hour of the cell; hours must come in order."""
-        from pipelines.plant.plant import cut
-
         start_us = day.start_us + hour * HOUR_US
         clean = cut(day.predictions, day.hours, hour)
-        served = self.served(clean)
+        served = self.remade.hour(day, hour) if self.remade else self.served(clean)
         logged = self.logged(served)
         log = cut(day.log, day.hours, hour) if logged is clean else log_of(logged)
+        if self.clicks is None:
+            raise RuntimeError("a cell's hours come from `windows`")
         clicks, books, refused = self.clicks.hour(day, hour, log)
-        day_old = cut(day.old, day.old_hours, hour)
-        return self.plant.window(start_us, log, logged, clean, clicks, books, day_old, refused)
+        day_old = self.remade.day_old(day, hour) if self.remade else cut(day.old, day.old_hours, hour)
+        recomputed = logged if self.stage in ("feature", "traffic") else clean
+        return self.plant.window(start_us, log, logged, recomputed, clicks, books, day_old, refused)
 
     def served(self, rows: pa.Table) -> pa.Table:
         """The hour's prediction log as the endpoint would have written it."""

@@ -12,18 +12,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.schemas import CLICKS
 from infra.clock import DAY_US, HOUR_US
-from monitoring.bugs.entry import Bug
-from pipelines.known import among
 from pipelines.plant import files
-from pipelines.plant.days import CLICK_DAYS, Day, edges
-from pipelines.plant.door import Door, refused_table
+from pipelines.plant.days import CLICK_DAYS, Day, counted, cut, edges
+from pipelines.plant.door import STREAMS, Door, refused_table
 from pipelines.windows import joined, positions
 
 if TYPE_CHECKING:
     from pipelines.plant.cell import Injection
     from pipelines.plant.plant import Plant
+    from pipelines.plant.traffic import OtherTraffic
 
 I64 = npt.NDArray[np.int64]
 Books = list[tuple[str, str, int]]
@@ -49,8 +47,6 @@ class Clicks:
 
     def accepted(self, day: Day, hour: int) -> tuple[pa.Table, Books, pa.Table | None]:
         """(accepted clicks on their way into the label join, counts, REFUSED) of an hour."""
-        from pipelines.plant.plant import counted, cut
-
         clicks = self.plant.days.accepted_clicks(day.start_us)
         rows = cut(clicks, edges(clicks["arrived_at"].cast(pa.int64()).to_numpy(), day.start_us), hour)
         return rows, counted(day, day.start_us + hour * HOUR_US), None
@@ -119,8 +115,6 @@ class Redelivered(Clicks):
         self.door = Door.at(plant.home, plant.world.spec, onset_us, self.streams)
 
     def accepted(self, day: Day, hour: int) -> tuple[pa.Table, Books, pa.Table | None]:
-        from pipelines.plant.plant import counted
-
         start_us = day.start_us + hour * HOUR_US
         delivered = {s: self.waiting[s].due(self.delivered(s, day, hour), start_us + HOUR_US) for s in self.streams}
         if "impressions" not in delivered:
@@ -135,36 +129,53 @@ class Redelivered(Clicks):
         return self.inject(stream, arriving(self.plant.days.delivered(stream, day.start_us), day, hour))
 
 
-class Reclicked(Redelivered):
+class Rehappened(Redelivered):
+    """What happens from the onset on is different: it is delivered in the place of the clean world's."""
+
+    def delivered(self, stream: str, day: Day, hour: int) -> pa.Table:
+        usual = arriving(self.plant.days.delivered(stream, day.start_us), day, hour)
+        if stream == "clicks":
+            ours = self.plant.days.shown_since(self.onset_us, day.start_us, usual["impression_id"].to_numpy())
+        else:
+            ours = usual["event_timestamp"].cast(pa.int64()).to_numpy() >= self.onset_us
+        happened = self.happened(stream, day, hour)
+        return pa.concat_tables([usual.filter(pa.array(~ours)), happened.select(usual.column_names).cast(usual.schema)])
+
+    def happened(self, stream: str, day: Day, hour: int) -> pa.Table:
+        """What happens of a stream in an hour, whenever it arrives."""
+        raise NotImplementedError
+
+
+class Reclicked(Rehappened):
     """Stage `market`: users click otherwise on what they are shown from the onset on; later everything is as usual."""
 
     def __init__(self, plant: "Plant", onset_us: int, inject: "Injection") -> None:
         super().__init__(plant, onset_us, inject, ("clicks",))
-        self._shown: list[tuple[int, I64]] = []  # day, ids ascending: impressions since the onset
 
-    def delivered(self, stream: str, day: Day, hour: int) -> pa.Table:
-        start_us = day.start_us + hour * HOUR_US
-        if not self._shown or self._shown[-1][0] != day.start_us:
-            shown = self.plant.days.impressions(day.start_us)
-            since = shown["event_timestamp"].cast(pa.int64()).to_numpy() >= self.onset_us
-            self._shown.append((day.start_us, np.sort(shown["impression_id"].to_numpy()[since])))
-            del self._shown[: -CLICK_DAYS - 2]
-        usual = arriving(self.plant.days.delivered("clicks", day.start_us), day, hour)
-        ours = np.zeros(len(usual), bool)
-        for _, ids in self._shown:
-            ours |= among(usual["impression_id"].to_numpy(), ids)
-        impressions, clicks = self.happening(day, hour)
-        after = self.inject("clicks", clicks, {"impressions": impressions})
-        assert start_us >= self.onset_us
-        return pa.concat_tables([usual.filter(pa.array(~ours)), after.select(CLICKS.names).cast(CLICKS)])
-
-    def happening(self, day: Day, hour: int) -> tuple[pa.Table, pa.Table]:
-        """(impressions with p_true, their clicks whenever they arrive) of an hour."""
+    def happened(self, stream: str, day: Day, hour: int) -> pa.Table:
         shown = self.plant.days.impressions(day.start_us)
         at = edges(shown["event_timestamp"].cast(pa.int64()).to_numpy(), day.start_us)
         impressions = shown.slice(at[hour], at[hour + 1] - at[hour])
         clicks = files.load(files.path(self.plant.home, "clicks", day.start_us))
-        return impressions, clicks.filter(pc.is_in(clicks["impression_id"], impressions["impression_id"].combine_chunks()))
+        theirs = pc.is_in(clicks["impression_id"], impressions["impression_id"].combine_chunks())
+        return self.inject("clicks", clicks.filter(theirs), {"impressions": impressions})
+
+
+class Retravelled(Rehappened):
+    """Stage `traffic`: all that follows from other requests is delivered."""
+
+    def __init__(self, plant: "Plant", onset_us: int, inject: "Injection", traffic: "OtherTraffic") -> None:
+        super().__init__(plant, onset_us, inject, STREAMS)
+        self.traffic = traffic
+
+    def happened(self, stream: str, day: Day, hour: int) -> pa.Table:
+        rows = getattr(self.traffic.happened[day.start_us], stream)
+        if stream == "clicks":
+            shown = self.traffic.hour(day, hour)["impression_id"].combine_chunks()
+            return rows.filter(pc.is_in(rows["impression_id"], shown))
+        at = rows["event_timestamp"].cast(pa.int64()).to_numpy()
+        start_us = day.start_us + hour * HOUR_US
+        return rows.filter(pa.array((at >= start_us) & (at < start_us + HOUR_US)))
 
 
 class Waiting:
@@ -200,8 +211,13 @@ def arriving(rows: pa.Table, day: Day, hour: int) -> pa.Table:
     return rows.slice(at[hour], at[hour + 1] - at[hour])
 
 
-def clicks_of(plant: "Plant", bug: Bug, inject: "Injection", onset_us: int) -> Clicks:
+def clicks_of(
+    plant: "Plant", inject: "Injection", onset_us: int, traffic: "OtherTraffic | None" = None
+) -> Clicks:  # fmt: skip
     """The clicks of a cell with that bug."""
+    bug = inject.bug
+    if traffic is not None:
+        return Retravelled(plant, onset_us, inject, traffic)
     if bug.stage == "labels":
         return Relabelled(plant, onset_us, inject)
     if bug.stage == "events":

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.requests import from_impressions
+from features.batch import FeatureSource
 from features.schemas import TIME
 from features.sources import AsOfSource
 from infra.clock import DAY_US, HOUR_US, day_name
@@ -57,6 +57,17 @@ def edges(times_us: I64, day_us: int) -> I64:
     return np.searchsorted(times_us, day_us + np.arange(25) * HOUR_US)
 
 
+def cut(rows: pa.Table, at: I64, hour: int) -> pa.Table:
+    """An hour's rows of a day's."""
+    return rows.slice(at[hour], at[hour + 1] - at[hour])
+
+
+def counted(day: Day, start_us: int, without: tuple[str, ...] = ()) -> list[tuple[str, str, int]]:
+    """The clean counts of the hour that starts at `start_us`, less those of some streams."""
+    rows = day.counts.filter(pc.equal(day.counts["hour_us"], start_us)).to_pylist()
+    return [(row["stream"], row["stage"], row["rows"]) for row in rows if row["stream"] not in without]
+
+
 class Days:
     """The clean days of one home, under one artefact."""
 
@@ -64,13 +75,11 @@ class Days:
         """`first_us`: predictions were made from here on (a midnight)."""
         self.home, self.spec, self.artefact, self.assignment, self.first_us = home, spec, artefact, assignment, first_us
         self.source = AsOfSource(home, spec.entities, spec.context, artefact.service)
-        self._day_old = AsOfSource(
-            home, spec.entities, spec.context, artefact.service, lambda view, seen, event: (seen + DAY_US, event)
-        )
         self.day = lru_cache(maxsize=3)(self._day)
         # A cell asks for these once an hour.
         self.delivered = lru_cache(maxsize=6)(self._delivered)
         self.impressions = lru_cache(maxsize=2)(self._impressions)
+        self.shown = lru_cache(maxsize=CLICK_DAYS + 3)(self._shown)
         self.accepted_clicks = lru_cache(maxsize=3)(self._accepted_clicks)
 
     def _impressions(self, day_us: int) -> pa.Table:
@@ -92,6 +101,27 @@ class Days:
         found = [landing.read(file) for file in landing.files(self.home, stream, day_name(day_us))]
         return pa.concat_tables(found).sort_by("arrived_at")
 
+    def accepted(self, stream: str, day_us: int) -> pa.Table:
+        """What the lake holds of a stream's day of arrival."""
+        return Lake.of(self.home).read(stream, days=[day_name(day_us)])
+
+    def shown_since(self, since_us: int, day_us: int, ids: I64) -> npt.NDArray[np.bool_]:
+        """Which impressions were shown from an instant on, up to the end of a day (only the last week is looked at)."""
+        found = np.zeros(len(ids), bool)
+        first = max(since_us - since_us % DAY_US, day_us - (CLICK_DAYS + 1) * DAY_US)
+        for at in range(first, day_us + DAY_US, DAY_US):
+            shown, shown_us = self.shown(at)
+            place = np.minimum(np.searchsorted(shown, ids), len(shown) - 1)
+            found |= (shown[place] == ids) & (shown_us[place] >= since_us)
+        return found
+
+    def _shown(self, day_us: int) -> tuple[I64, I64]:
+        """(ids ascending, times us) of a recorded day's impressions."""
+        rows = files.load(files.path(self.home, "impressions", day_us), ("impression_id", "event_timestamp"))
+        ids = rows["impression_id"].to_numpy()
+        order = np.argsort(ids)
+        return ids[order], rows["event_timestamp"].cast(pa.int64()).to_numpy()[order]
+
     def predictions(self, day_us: int) -> pa.Table:
         """The prediction log of a day."""
         return self._kept("predictions", day_us, self._predicted)
@@ -99,6 +129,7 @@ class Days:
     def _day(self, day_us: int) -> Day:
         rows = self.predictions(day_us)
         log = log_of(rows)
+        hours = edges(log["time"].to_numpy(), day_us)
         clicks = self._kept("joined", day_us, self._joined)
         counts = self._kept("books", day_us, self._counted)
         old = self._kept("day-old", day_us, self._looked_up_late)
@@ -106,12 +137,12 @@ class Days:
             day_us,
             rows,
             log,
-            edges(log["time"].to_numpy(), day_us),
+            hours,
             clicks,
             edges(clicks["arrived_at"].to_numpy(), day_us),
             counts,
-            old.drop_columns("time"),
-            edges(old["time"].to_numpy(), day_us),
+            old,
+            np.cumsum([0, *np.minimum(np.diff(hours), OLD_SAMPLE)]),
         )
 
     def _kept(self, what: str, day_us: int, make: Callable[[int], pa.Table]) -> pa.Table:
@@ -177,19 +208,8 @@ class Days:
         return log_of(pa.concat_tables(parts))
 
     def _looked_up_late(self, day_us: int) -> pa.Table:
-        """Features of a sample of the day's predictions as the store stood a day earlier: id, f_NAME, time."""
-        impressions = self.impressions(day_us)
-        hours = edges(impressions["event_timestamp"].cast(pa.int64()).to_numpy(), day_us)
-        ids = impressions["impression_id"].to_numpy()
-        rows = [low + sample_rows(ids[low:high], OLD_SAMPLE) for low, high in pairwise(hours)]
-        return self.day_old(impressions.take(pa.array(np.concatenate(rows))))
-
-    def day_old(self, impressions: pa.Table) -> pa.Table:
-        """The features of impressions as the store stood a day earlier: id, f_NAME, time."""
-        asked = from_impressions(impressions, self.spec.context)
-        batch = features_of(self._day_old, impressions, self.spec.context)
-        table = pa.table({"impression_id": asked.row_id, **feature_arrays(batch.columns)})
-        return offline_of(table).append_column("time", pa.array(asked.time_us))
+        late = a_day_late(self.home, self.spec, self.artefact.service)
+        return late_sample(late, self.impressions(day_us), self.spec.context, day_us)[0]
 
     def clicked(self, day_us: int, ids: I64) -> npt.NDArray[np.bool_]:
         """Which of a day's impressions were clicked, as far as the clicks have arrived by the end of what was landed."""
@@ -197,3 +217,19 @@ class Days:
         arrival = {day_name(day_us + later * DAY_US) for later in range(CLICK_DAYS + 2)}
         rows = lake.read("clicks", ["impression_id"], sorted(arrival & set(lake.days("clicks"))))
         return np.isin(ids, rows["impression_id"].to_numpy())
+
+
+def a_day_late(home: Home, spec: SourceSpec, service: str) -> AsOfSource:
+    """Features as the store of a home stood a day earlier."""
+    return AsOfSource(home, spec.entities, spec.context, service, lambda view, seen, event: (seen + DAY_US, event))
+
+
+def late_sample(source: FeatureSource, impressions: pa.Table, context: tuple[str, ...], day_us: int) -> tuple[pa.Table, I64]:
+    """(id, f_NAME) of a sample of each hour of a day's impressions, which stand in order of time, and where the hours begin."""
+    hours = edges(impressions["event_timestamp"].cast(pa.int64()).to_numpy(), day_us)
+    ids = impressions["impression_id"].to_numpy()
+    rows = [low + sample_rows(ids[low:high], OLD_SAMPLE) for low, high in pairwise(hours)]
+    chosen = impressions.take(pa.array(np.concatenate(rows)))
+    batch = features_of(source, chosen, context)
+    table = pa.table({"impression_id": chosen["impression_id"], **feature_arrays(batch.columns)})
+    return offline_of(table), np.cumsum([0, *(len(part) for part in rows)])

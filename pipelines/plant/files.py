@@ -1,6 +1,7 @@
 """Where a plant keeps what it made once, in its home's folder `plant`: Arrow files, written whole or not at all."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +26,11 @@ def save(home: Home, file: Path, table: pa.Table) -> None:
     os.replace(beside, file)
 
 
-def load(file: Path) -> pa.Table:
-    """What `save` wrote."""
+def load(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """What `save` wrote, or some columns of it."""
     with pa.memory_map(str(file)) as source:
-        return ipc.open_file(source).read_all()
+        options = ipc.IpcReadOptions()
+        if columns is not None:
+            schema = ipc.open_file(source).schema
+            options.included_fields = [schema.get_field_index(name) for name in columns]
+        return ipc.open_file(source, options=options).read_all()
