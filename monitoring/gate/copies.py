@@ -59,9 +59,9 @@ def target_copies(data: Dataset, suspects: Collection[str]) -> list[Finding]:
             continue  # an identifier: it cannot say anything about rows it has not seen
         copy = _copy(name, values[rows], label[rows], data.row_id[rows])
         found += [copy] if copy else _regions(name, values, label, rate)
-    told = {finding.subject for finding in found}
-    found += _sums({n: v for n, v in numeric.items() if n not in told}, label, rows, [n for n in suspects if n not in told])
-    return found
+    told = {finding.subject for finding in found if finding.symptom == "target-copy"}  # added to anything it stays a copy
+    rest = {name: values for name, values in numeric.items() if name not in told}
+    return found + _sums(rest, label, rows, [name for name in suspects if name not in told])
 
 
 def _copy(name: str, values: Array, label: Bool, row_id: I64) -> Finding | None:

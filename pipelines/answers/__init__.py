@@ -19,6 +19,8 @@ ANSWERS: dict[str, str] = {
     "families": "pipelines.answers.families",
     "split": "pipelines.answers.split",
     "leak": "pipelines.answers.leak",
+    "two-columns": "pipelines.answers.two_columns",
+    "gate": "pipelines.answers.gate",
     "late-labels": "pipelines.answers.late_labels",
     "position": "pipelines.answers.position",
     "cold-start": "pipelines.answers.cold_start",

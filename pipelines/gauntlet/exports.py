@@ -119,7 +119,7 @@ class Draw:
             if FEWEST_ROWS <= held.sum() <= MOST_ROWS and site.rows.label[held].sum() >= FEWEST_CLICKS:
                 break
         changed = rng.random() < 0.5
-        changes = tuple(sorted(rng.choice(list(CHANGES), size=int(rng.integers(1, 3)), replace=False))) if changed else ()
+        changes = tuple(sorted(rng.choice(list(CHANGES), int(rng.integers(1, 3)), replace=False).tolist())) if changed else ()
         before = _scope(site, rng, share=scope.share) if rng.random() < 0.7 else None
         return cls(site, scope, int(rng.integers(2**31)), changes, before)
 
@@ -250,8 +250,8 @@ def _shuffled(site: Site, rows: Dataset, rng: np.random.Generator) -> Dataset:
 
 
 CHANGES: Mapping[str, Change] = {
-    "noise": _noise, "novel": _novel, "mixture": _mixture, "older-model": _older_model, "encoding": _encoding, "bucket": _bucket,
-    "fewer": _fewer, "shuffled": _shuffled,
+    "noise": _noise, "novel": _novel, "mixture": _mixture, "older-model": _older_model, "encoding": _encoding,
+    "bucket": _bucket, "fewer": _fewer, "shuffled": _shuffled,
 }  # fmt: skip
 
 
