@@ -103,6 +103,8 @@ class Rate:
     days: Moments = field(default_factory=Moments)
     _day: int = -1  # being tested
     _so_far: tuple[int, int] = (0, 0)
+    _given: tuple[int, int] = (0, 0)  # what `so_far` was last, and where it stood when the test began anew
+    _origin: tuple[int, int] = (0, 0)
     _ratio: F64 | None = None  # log e-values of the day so far by alternative
     _sum: F64 | None = None  # log Shiryaev-Roberts sums of the days before
     _seen: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=MEMORY))  # start_us, x, n
@@ -142,7 +144,10 @@ class Rate:
         if day != self._day:
             self._next_day(int(day))
         before = self._so_far
-        self._so_far = so_far or (before[0] + x, before[1] + n)
+        self._so_far = before[0] + x, before[1] + n
+        if so_far is not None:
+            of = max(so_far[1] - self._origin[1], 0)
+            self._given, self._so_far = so_far, (min(max(so_far[0] - self._origin[0], 0), of), of)
         means = self._alternatives()
         a0, b0 = self.null(daily=True)
         shape = SHAPE / means
@@ -183,6 +188,7 @@ class Rate:
     def restart(self) -> None:
         """After an alarm: tests begin anew, and what waits to be learned is thrown away."""
         self._so_far, self._ratio, self._sum = (0, 0), None, None
+        self._origin = self._given
         self._seen.clear()
         self._waiting.clear()
 
@@ -206,6 +212,7 @@ class Rate:
         if self._ratio is not None and self._sum is not None:
             self._sum = np.logaddexp(0.0, self._sum) + self._ratio
         self._day, self._so_far, self._ratio = day, (0, 0), None
+        self._given = self._origin = (0, 0)
 
     def _alternatives(self) -> F64:
         usual = self.mean
