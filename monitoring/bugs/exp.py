@@ -54,7 +54,7 @@ EXPERIMENTS = (
         bug_class="sample-ratio-mismatch",
         stage="log",
         tables=("predictions",),
-        subject="b",
+        subject="treatment",
         also=_ARMS,
         story=(
             "The tried-out arm answers a little slower, and the log's writer drops what comes after its deadline. The arm "
@@ -75,7 +75,7 @@ EXPERIMENTS = (
         bug_class="sample-ratio-mismatch",
         stage="assignment",
         tables=("assignment",),
-        subject="b",
+        subject="treatment",
         also=_ARMS,
         story=(
             "A list of users who had asked for the new version is merged into the assignment: a part of the control arm is "
@@ -92,7 +92,7 @@ EXPERIMENTS = (
         bug_class="sample-ratio-mismatch",
         stage="assignment",
         tables=("assignment",),
-        subject="b",
+        subject="treatment",
         also=(*_ARMS, "user", "user_id"),
         story="Behind one cache the user's id is not known, and the arm is drawn again at every request.",
         looks_like="The arms' shares are as planned, but users are seen in both of them, which a hash of the user cannot do.",

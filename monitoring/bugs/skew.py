@@ -111,8 +111,12 @@ def cast_to_whole(rows: pa.Table) -> Mapping[str, Array]:
 
 def zero_for_null(rows: pa.Table) -> Mapping[str, Array]:
     """The price a user usually clicks: 0 where it is not known, and the gap to it as it follows."""
-    usual = np.nan_to_num(numbers(rows, "user_price_clicked"), nan=0.0)
-    return {"user_price_clicked": usual, "price_gap": numbers(rows, "ad_log_price") - usual}
+    usual, gap = numbers(rows, "user_price_clicked"), numbers(rows, "price_gap")
+    null = np.isnan(usual)
+    return {
+        "user_price_clicked": np.where(null, 0.0, usual),
+        "price_gap": np.where(null, numbers(rows, "ad_log_price"), gap),  # to a usual price of 0
+    }
 
 
 def nightly_rows_lost(rows: pa.Table, share: float, scene: Scene) -> pa.Table:
