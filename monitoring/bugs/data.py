@@ -186,9 +186,9 @@ FAULTS = (
         doses={"strong": 0.6, "mild": 0.1, "trace": 0.005},
         dose_means="share of clicks that arrive 6 to 12 hours later",
         inject=held_for_hours,
-        # Within two hours none of them has arrived: until then late is as good as lost.
+        # Within two hours none of them has arrived: until then late is as good as lost, or as never clicked.
         calibration_shift={"strong": 0.6},
-        also_classes=("lost-clicks",),
+        also_classes=("lost-clicks", "prior-shift"),
     ),
     Bug(
         code="DATA06",

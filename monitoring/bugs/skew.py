@@ -289,7 +289,7 @@ SKEWS = (
             "Click rates of ads stop moving from one day to the next; young ads stay unknown. Recomputed values differ by a "
             "day's worth, and equal what was right a day earlier."
         ),
-        doses={"strong": 1.0, "mild": 0.1, "trace": 0.005},
+        doses={"strong": 1.0, "mild": 0.1, "trace": 0.003},
         dose_means="share of ads and campaigns whose nightly rows no longer reach the store",
         inject=nightly_rows_lost,
     ),
