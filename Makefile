@@ -12,7 +12,7 @@ export CLICKPROOF_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve score report retrain inject test check gauntlet bench docs clean
+.PHONY: help setup train serve score report retrain inject live test check gauntlet bench docs clean
 
 help:  ## print these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ retrain: setup  ## decide whether to retrain, train, gate, promote
 
 inject: setup  ## break it on purpose (BUG=label-leakage or feature-drift) and see it caught
 	$(CLICKPROOF) inject $(BUG)
+
+live: setup  ## the control room: a page on which to break the running system and watch it say what broke
+	$(CLICKPROOF) live
 
 test: setup  ## run the tests
 	.venv/bin/python -m pytest -q

@@ -157,6 +157,21 @@ def gauntlet(
 
 @app.command()
 @with_settings
+def live(
+    chosen: Settings,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the page; 8080 by default, 0 for a free one.")
+    ] = None,
+    speed: Annotated[float | None, typer.Option(help="Simulated seconds in a second at the start.")] = None,
+) -> None:
+    """The control room: the running system on a branch, and a page on which to break it and watch it say what broke."""
+    from pipelines.commands import live_command
+
+    live_command(chosen, port, speed)
+
+
+@app.command()
+@with_settings
 def bench(
     chosen: Settings,
     what: Annotated[str, typer.Argument(help="world, join, score or serve.")],

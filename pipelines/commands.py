@@ -92,6 +92,14 @@ def inject_command(chosen: Settings, bug: str, intensity: str, clean: bool, as_j
     return 0 if drill.as_expected and drill.base_untouched else 1
 
 
+def live_command(chosen: Settings, port: int | None, speed: float | None) -> None:
+    """The control room, until Ctrl-C."""
+    from pipelines.live.run import live
+
+    given = {name: value for name, value in (("live_port", port), ("live_speed", speed)) if value is not None}
+    live(Settings(**{**chosen.model_dump(), **given}))
+
+
 def answer_command(chosen: Settings, name: str, as_json: bool, record: bool) -> None:
     """One question answered, or the list of all."""
     from pipelines.answers import ANSWERS, Drawn, answer, ask

@@ -12,6 +12,7 @@ from features.batch import Array, FeatureBatch, RequestBatch, ViewState
 from features.ids import derived_id
 from features.online import OnlineSource
 from features.schemas import TIME
+from infra.clock import HOUR_US
 from infra.home import Home
 from infra.settings import Settings
 from pipelines.live.injection import Fault
@@ -34,7 +35,11 @@ class Ask(Protocol):
         """What is shown for some requests in order of time."""
         ...
 
-    def logged(self, fault: Fault) -> pa.Table:
+    def wait(self, until_us: int) -> None:
+        """Return when it is that late."""
+        ...
+
+    def logged(self, fault: Fault) -> list[pa.Table]:
         """Rows of the prediction log since the last call, as they reach the lake; see `features.schemas.PREDICTIONS`."""
         ...
 
@@ -60,6 +65,8 @@ class InProcess:
         self._policy = policy_of(chosen.epsilon)
         self._assignment = Assignment(chosen.experiment_salt, ARMS, WEIGHTS)
         self._rows: list[pa.Table] = []
+        self._batches: list[FeatureBatch] = []
+        self._now_us = 0
 
     def __call__(self, asked: Requests) -> Slates:
         n, k = asked.candidates.shape
@@ -78,14 +85,21 @@ class InProcess:
             asked, [c.shown for c in chosen], [c.propensity for c in chosen], [c.randomised for c in chosen], self._policy.name
         )
         row, slot = np.nonzero(made.shown >= 0)
-        at = row * k + made.shown[row, slot]
-        self._rows.append(predictions(_shown(made, row, slot), _take(batch, at), self._artefact, self._assignment))
+        self._rows.append(_shown(made, row, slot))
+        self._batches.append(_take(batch, row * k + made.shown[row, slot]))
         return made
 
-    def logged(self, fault: Fault) -> pa.Table:
-        """See `Ask`."""
-        rows, self._rows = pa.concat_tables(self._rows), []
-        return fault.rows("log", "predictions", rows)
+    def wait(self, until_us: int) -> None:
+        """Time costs nothing here."""
+        self._now_us = until_us
+
+    def logged(self, fault: Fault) -> list[pa.Table]:
+        """See `Ask`; an hour's rows at its end."""
+        if self._now_us % HOUR_US or not self._rows:
+            return []
+        rows, batch = pa.concat_tables(self._rows), _together(self._batches)
+        self._rows, self._batches = [], []
+        return [fault.rows("log", "predictions", predictions(rows, batch, self._artefact, self._assignment))]
 
     def close(self) -> None:
         """Close the store."""
@@ -115,4 +129,14 @@ def _shown(made: Slates, row: Array, slot: Array) -> pa.Table:
 def _take(batch: FeatureBatch, at: Array) -> FeatureBatch:
     columns = {name: values[at] for name, values in batch.columns.items()}
     views = {name: ViewState(v.snapshot[at], v.age_s[at], v.status[at]) for name, v in batch.views.items()}
+    return FeatureBatch(columns, views)
+
+
+def _together(batches: list[FeatureBatch]) -> FeatureBatch:
+    """Batches of one model, one behind the other."""
+    views = {}
+    for name in batches[0].views:
+        states = [batch.views[name] for batch in batches]
+        views[name] = ViewState(*(np.concatenate([getattr(s, f) for s in states]) for f in ("snapshot", "age_s", "status")))
+    columns = {name: np.concatenate([batch.columns[name] for batch in batches]) for name in batches[0].columns}
     return FeatureBatch(columns, views)

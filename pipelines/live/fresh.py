@@ -79,22 +79,23 @@ class Freshness:
 
     def arrived(self, end_us: int, accepted: Mapping[str, pa.Table]) -> None:
         """Take in what ingestion accepted in the five minutes before `end_us`."""
-        for stream, name in PROFILES.items():
-            if stream in accepted and accepted[stream].num_rows:
-                self._profiles(name, stream, accepted[stream])
-        if accepted["ads"].num_rows:
-            self._ads = pa.concat_tables([self._ads, _with_day(accepted["ads"], self._day_us)])
+        for stream in PROFILES:
+            if accepted[stream].num_rows:
+                self.profiles(stream, accepted[stream])
         shown = _with_day(accepted["impressions"], self._day_us)
         self._shown = pa.concat_tables([self._shown, shown.select(self._shown.column_names)])
         rows = self._recent(shown, accepted["clicks"], end_us)
         tick = end_us // recent.TICK_US
         self._send("user_recent", rows, Mark(tick, end_us, end_us + recent.DELAY_US))
 
-    def _profiles(self, name: str, stream: str, arrived: pa.Table) -> None:
-        made = user_profiles if stream == "users" else ad_profiles
-        rows = made(_with_day(arrived, self._day_us))
+    def profiles(self, stream: str, arrived: pa.Table) -> None:
+        """Take in users or ads that nobody knew before."""
+        arrived = _with_day(arrived, self._day_us)
+        if stream == "ads":
+            self._ads = pa.concat_tables([self._ads, arrived])
+        rows = (user_profiles if stream == "users" else ad_profiles)(arrived)
         for at in range(rows.num_rows):
-            self._send(name, rows.slice(at, 1), None)
+            self._send(PROFILES[stream], rows.slice(at, 1), None)
 
     def _recent(self, shown: pa.Table, clicks: pa.Table, end_us: int) -> pa.Table:
         """Rows of the push view of one tick."""

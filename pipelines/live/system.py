@@ -5,6 +5,7 @@ over HTTP, at a chosen speed).  Everything is written to one branch.  Called by 
 `pipelines.live.run`.
 """
 
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,9 +16,10 @@ import pyarrow.compute as pc
 
 from features.event_rules import event_schema
 from features.recent import TICK_US
-from features.schemas import CLICKS
-from infra.clock import DAY_US, HOUR_US
+from features.schemas import CLICKS, TIME
+from infra.clock import DAY_US, HOUR_US, day_name
 from infra.home import Home
+from infra.lake import Lake
 from monitoring.window import Window
 from pipelines.live.arrivals import OnTheWay
 from pipelines.live.ask import Ask
@@ -25,8 +27,10 @@ from pipelines.live.fresh import Freshness
 from pipelines.live.hours import Hours
 from pipelines.live.injection import Fault, Injection
 from pipelines.live.intake import Intake, Taken
+from pipelines.live.market import clicks_after, requests_after
+from pipelines.plant.clicks import Waiting
 from pipelines.sources.contract import Requests, Slates
-from pipelines.sources.history import late_events, save_state
+from pipelines.sources.history import ANSWERS, late_events, save_state
 from pipelines.sources.world.market import World
 from pipelines.sources.world.source import WorldSource
 from serving.serve import ARMS, WEIGHTS
@@ -49,37 +53,55 @@ class System:
         self.fresh = Freshness(home, source.spec, self.fault, self.now_us)
         self._hours = Hours(home, source.spec, service, PLAN, logs)
         self._profiles = {"users": self.world.users(source.config.horizon_us), "ads": self.world.ads(source.config.horizon_us)}
+        self._held_back = {stream: Waiting() for stream in ANSWERS}
         self._taken = Taken()
+        self._labelled: list[pa.Table] = []  # clicks on their way into the label join
+        self._logged: list[pa.Table] = []  # the hour's predictions
+        self.lock = threading.RLock()  # held by whoever moves rows; not while the endpoint is asked or waited for
 
     def step(self, ask: Ask, windows_us: int = HOUR_US) -> list[Window]:
         """Five minutes; the windows of the hours that are over, each time that `windows_us` (hours, up to a day) are."""
         start_us, end_us = self.now_us, self.now_us + TICK_US
         for asked in self.world.requests(end_us):
-            response = self.world.respond(self._answered(asked, ask, start_us))
-            self._coming.add({"requests": response.requests, "impressions": response.impressions, "clicks": response.clicks})
-        for at_us in self.fresh.moments(start_us, end_us):  # those after the last request
-            self.fresh.push(at_us)
-        self.now_us = end_us
-        arrived = self._coming.until(end_us) | self._new_profiles(start_us, end_us)
+            asked = requests_after(asked, self.fault, self.world)
+            self._meet(asked, start_us, end_us)
+            response = clicks_after(self.world.respond(self._answered(asked, ask, start_us)), self.fault)
+            self._coming.add({stream: getattr(response, stream) for stream in ANSWERS})
+        ask.wait(end_us)
+        with self.lock:
+            for at_us in self.fresh.moments(start_us, end_us):  # those after the last request
+                self.fresh.push(at_us)
+            self.now_us = end_us
+            self._arrive(start_us, end_us)
+            self._logged += ask.logged(self.fault)
+            if end_us % HOUR_US == 0:
+                self._close_hour()
+            if end_us % DAY_US == 0:
+                self._intake.land(end_us - DAY_US)
+                self.fresh.midnight(end_us)
+                save_state(self.home, self.world, self._coming.waiting)
+            return self._hours.replayed() if end_us % windows_us == 0 else []
+
+    def _arrive(self, start_us: int, end_us: int) -> None:
+        """What has arrived goes through ingestion, into features and into the label join."""
+        arrived = {stream: self._delivered(stream, rows, end_us) for stream, rows in self._coming.until(end_us).items()}
+        arrived |= self._new_profiles(start_us, end_us)
         taken = self._intake.take(arrived, end_us)
-        self.fresh.arrived(end_us, {stream: rows[0] for stream, rows in taken.accepted.items()})
+        accepted = {stream: rows[0] for stream, rows in taken.accepted.items()}
+        self.fresh.arrived(end_us, accepted)
+        self._labelled.append(self.fault.rows("labels", "clicks", accepted["clicks"]))
         self._taken.add(taken)
-        if end_us % HOUR_US == 0:
-            self._close_hour(ask)
-        if end_us % DAY_US == 0:
-            self._intake.land(end_us - DAY_US)
-            self.fresh.midnight(end_us)
-            save_state(self.home, self.world, self._coming.waiting)
-        return self._hours.replayed() if end_us % windows_us == 0 else []
 
     def _answered(self, asked: Requests, ask: Ask, start_us: int) -> Slates:
         """Slates of requests, each asked after the store has what is available by then."""
-        cuts = [at for at in self.fresh.moments(start_us, int(asked.time_us[-1]) + 1) if at <= asked.time_us[-1]]
+        with self.lock:
+            cuts = [at for at in self.fresh.moments(start_us, int(asked.time_us[-1]) + 1) if at <= asked.time_us[-1]]
         places = [0, *np.searchsorted(asked.time_us, cuts).tolist(), len(asked)]
         parts = []
         for number, (low, high) in enumerate(pairwise(places)):
             if number:
-                self.fresh.push(cuts[number - 1])
+                with self.lock:
+                    self.fresh.push(cuts[number - 1])
             if high > low:
                 parts.append(ask(rows_of(asked, low, high)))
         return replace(
@@ -90,6 +112,24 @@ class System:
             randomised=np.concatenate([part.randomised for part in parts]),
         )
 
+    def _delivered(self, stream: str, rows: pa.Table, end_us: int) -> pa.Table:
+        """What a stream delivers of what arrived; rows that a fault holds back come in their time."""
+        return self._held_back[stream].due(self.fault.rows("events", stream, rows), end_us)
+
+    def _meet(self, asked: Requests, start_us: int, end_us: int) -> None:
+        """Ads that a fault shows before their time: their profiles land just before the first request for them."""
+        if self.fault.at("traffic", "candidates") is None:
+            return
+        ads = self._profiles["ads"]
+        arrives_us = pc.cast(ads["arrived_at"], pa.int64()).to_numpy()
+        rows = ads.filter(pa.array(np.isin(ads["ad_id"].to_numpy(), asked.candidates) & (arrives_us >= end_us)))
+        if rows.num_rows:
+            for name, at_us in (("event_timestamp", start_us - HOUR_US), ("arrived_at", start_us)):
+                place = rows.schema.get_field_index(name)
+                rows = rows.set_column(place, rows.schema.field(place), pa.array(np.full(rows.num_rows, at_us)).cast(TIME))
+            with self.lock:
+                self.fresh.profiles("ads", self._intake.take({"ads": rows}, end_us).accepted["ads"][0])
+
     def _new_profiles(self, start_us: int, end_us: int) -> dict[str, pa.Table]:
         found = {}
         for stream, rows in self._profiles.items():
@@ -97,21 +137,28 @@ class System:
             found[stream] = rows.filter(pa.array((at >= start_us) & (at < end_us)))
         return found
 
-    def _close_hour(self, ask: Ask) -> None:
-        taken, self._taken = self._taken, Taken()
+    def _close_hour(self) -> None:
+        """The hour's rows to the lake, and as a window in the making."""
         self.fresh.save()
-        predictions = ask.logged(self.fault)
+        taken, self._taken = self._taken, Taken()
+        clicks, self._labelled = pa.concat_tables([CLICKS.empty_table(), *self._labelled]), []
+        predictions = pa.concat_tables(self._logged, promote_options="default")
+        self._logged = [predictions.slice(0, 0)]  # an hour may have none; the columns are the same
+        day = day_name(self.now_us - HOUR_US)
+        rows = predictions.drop_columns("day") if "day" in predictions.column_names else predictions
+        rows = rows.append_column(pa.field("day", pa.string(), nullable=False), pa.repeat(day, rows.num_rows))
+        Lake.of(self.home).append("predictions", rows, txn=("control-room", self.now_us), widen=True)
         shown = taken.rows("impressions", event_schema("impressions", self.spec.context))
-        clicks = self.fault.rows("labels", "clicks", taken.rows("clicks", CLICKS))
         self._hours.close(self.now_us - HOUR_US, self.now_us, predictions, shown, clicks, taken)
 
-    def begin(self, injection: Injection | None) -> None:
-        """A bug begins to act here, or the last one ends: jobs whose rows it rewrites run again at once."""
-        before, self.fault.now = self.fault.now, injection
-        for one in (before, injection):
-            if one is not None and one.bug.stage in ("feature", "store"):
-                for table in one.bug.tables:
-                    self.fresh.refill(table, self.now_us)
+    def begin(self, injection: Injection | None, at_us: int) -> None:
+        """A bug begins to act here, or the last one ends: jobs whose rows it rewrites run again at once.  From any thread."""
+        with self.lock:
+            before, self.fault.now = self.fault.now, injection
+            for one in (before, injection):
+                if one is not None and one.bug.stage in ("feature", "store"):
+                    for table in one.bug.tables:
+                        self.fresh.refill(table, max(at_us, self.now_us))
 
     def close(self) -> None:
         """Close the store."""

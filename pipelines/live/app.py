@@ -1,0 +1,106 @@
+"""The control room's page: static files, the state as JSON, and the writes that need the drill token.
+
+The page asks for the state once a second.  It asks no other host for anything, and a Content-Security-Policy holds it to that.
+Built by `pipelines.live.run`.
+"""
+
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from infra.errors import ExplainedError
+from pipelines.live.pace import SPEEDS
+from pipelines.live.report import report_html
+from pipelines.live.room import Room, bugs
+from pipelines.live.token import check
+
+PAGE = files("pipelines.live") / "page"
+# Evidently's report holds its own scripts and styles inline.
+_POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+)
+
+
+class Wanted(BaseModel):
+    """Body of POST /api/inject."""
+
+    code: str
+    intensity: str
+
+
+class Speed(BaseModel):
+    """Body of POST /api/speed."""
+
+    speed: float = Field(ge=0)
+
+
+def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
+    """The page of a control room; `about` is what does not change: model, size, endpoint."""
+    app = FastAPI(title="Clickproof control room", docs_url=None, redoc_url=None, openapi_url=None)
+    fixed = {**about, "bugs": bugs(), "speeds": list(SPEEDS)}
+
+    @app.middleware("http")
+    async def headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        answer = await call(request)
+        answer.headers.setdefault("Content-Security-Policy", _POLICY)
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+    @app.get("/api/about")
+    def about_it() -> dict[str, Any]:
+        return fixed
+
+    @app.get("/api/state")
+    def state() -> dict[str, Any]:
+        return room.state()
+
+    @app.get("/api/incidents/{number}")
+    def incident(number: int) -> dict[str, Any]:
+        return room.incident(number)
+
+    @app.get("/api/incidents/{number}/report")
+    def report(number: int) -> Response:
+        html = report_html(room.incident(number), list(room.evidence.logs), room.evidence.reference)
+        return Response(html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _REPORT_POLICY})
+
+    @app.post("/api/inject")
+    def inject(request: Request, wanted: Wanted) -> dict[str, Any]:
+        check(request, room.token)
+        room.inject(wanted.code, wanted.intensity)
+        return room.state()
+
+    @app.post("/api/heal")
+    def heal(request: Request) -> dict[str, Any]:
+        check(request, room.token)
+        room.heal()
+        return room.state()
+
+    @app.post("/api/speed")
+    def speed(request: Request, wanted: Speed) -> dict[str, Any]:
+        check(request, room.token)
+        room.pace.set(wanted.speed)
+        return room.state()
+
+    @app.post("/api/incidents/{number}/{state}")
+    def judge(request: Request, number: int, state: str) -> dict[str, Any]:
+        check(request, room.token)
+        if state not in ("acknowledged", "false-alarm"):
+            raise HTTPException(404, "an incident can be acknowledged or called a false-alarm")
+        room.judge(number, state)
+        return room.state()
+
+    @app.exception_handler(ExplainedError)
+    def explained(request: Request, error: ExplainedError) -> Response:
+        return JSONResponse({"detail": str(error)}, 409)
+
+    app.mount("/", StaticFiles(directory=str(PAGE), html=True), name="page")
+    return app

@@ -1,0 +1,119 @@
+"""The endpoint that a drill breaks: the production app with wrapped parts and routes to inject and heal; a process of its own.
+
+`python -m pipelines.live.endpoint` reads one line of JSON from standard input (folder, port, drill token, settings) and serves
+until standard input closes or it is told to stop: it never outlives who started it.  The routes exist here only, and need the
+token; so does the header with which a request brings its simulated time.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from infra.home import Home
+from infra.settings import Settings, use
+from models.artefact import Artefact, load
+from monitoring.bugs.catalogue import bug as look_up
+from pipelines.live.injection import Fault, Injection
+from pipelines.live.token import HEADER, check, holds
+from pipelines.live.wrapped import WrappedScorer, asked_at_us
+from serving.app import Service, create_app
+from serving.serve import load_service
+
+TIME_HEADER = "X-Drill-Time"  # microseconds since the epoch, UTC
+
+
+class Order(BaseModel):
+    """Body of POST /drill/inject."""
+
+    code: str
+    intensity: str
+    seed: int
+    onset_us: int
+
+
+class Timed:
+    """Middleware: a request that shows the token may say what time it is."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            at_us = headers.get(TIME_HEADER.lower().encode())
+            if at_us is not None and holds(headers.get(HEADER.lower().encode(), b"").decode("latin-1"), self._token):
+                asked_at_us.set(int(at_us))
+        await self._app(scope, receive, send)
+
+
+def drill_app(home: Home, settings: Settings, token: str) -> FastAPI:
+    """The production app on a branch, composed for a drill."""
+    fault = Fault()
+    scorers: list[WrappedScorer] = []
+
+    def compose() -> Service:
+        service = load_service(home, settings)
+        fault.artefacts = artefacts(home, service.description.model)
+        scorers.append(WrappedScorer(service.scorer, fault))
+        return replace(service, scorer=scorers[0])
+
+    app = create_app(compose, settings)
+    app.add_middleware(Timed, token=token)
+
+    @app.post("/drill/inject", include_in_schema=False)
+    async def inject(request: Request, order: Order) -> dict[str, Any]:
+        check(request, token)
+        scorers[0].begin(Injection(look_up(order.code), order.intensity, order.seed, order.onset_us))
+        return {"injected": order.code}
+
+    @app.post("/drill/heal", include_in_schema=False)
+    async def heal(request: Request) -> dict[str, Any]:
+        check(request, token)
+        scorers[0].begin(None)
+        return {"injected": None}
+
+    return app
+
+
+def artefacts(home: Home, champion: str) -> Mapping[str, Artefact]:
+    """The models of a home by family, and `previous`: the one that the champion would be taken for, the family tried before it.
+
+    A home that was trained once has no earlier champion, so the best-known other family stands in."""
+    found = {}
+    for folder in sorted(home.artefacts.iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            artefact = load(home.artefacts, folder.name)
+            found[artefact.family] = artefact
+    others = [artefact for artefact in found.values() if artefact.hash != champion and artefact.family != "base_rate"]
+    return {**found, **({"previous": others[0]} if others else {})}
+
+
+def main() -> None:
+    """Serve as standard input says."""
+    order = json.loads(sys.stdin.readline())
+    settings = Settings(**order["settings"])
+    use(settings)
+    app = drill_app(Home(Path(order["root"])), settings, order["token"])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    uvicorn.run(app, host=settings.host, port=order["port"], access_log=False, log_level="warning")
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
