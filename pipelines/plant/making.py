@@ -12,7 +12,7 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact, load
-from models.contract import Dataset, FeatureSpec
+from models.contract import FeatureSpec
 from models.train import train_family
 from pipelines.ingest import ingest_all
 from pipelines.materialize import materialize_all
@@ -26,24 +26,23 @@ from serving.champion import champion
 SERVICE = "ctr_full"
 ATTRIBUTION_HOURS = 24.0
 REFERENCE_DAYS = 14  # two of each weekday
-FAMILIES = ("xgboost", "logistic")  # the champion first
+FAMILY = "xgboost"  # the family that wins on these markets
 PREVIOUS_DAYS = 2  # how much older the data of the previous champion are
 
 
 def make(folder: Path, tuning: str, seed: int, days: int) -> Plant:
     """See `Plant.make`."""
     home, world = Home(folder / f"{tuning}-{seed}"), _world(tuning, seed)
-    names = home.root / "plant" / "artefacts.txt"
-    if not names.exists():
+    name = home.root / "plant" / "champion.txt"
+    if not name.exists():
         world.deliver(home, progress=False)
         _bring_in(home, world)
-        trained = _train(home, world)
-        home.writing(names).write_text("".join(f"{name} {kept.save(home.artefacts)}\n" for name, kept in trained.items()))
-    others = dict(line.split() for line in names.read_text().splitlines())
+        trained = _train(home, world, split_windows(world.spec)).save(home.artefacts)
+        home.writing(name).write_text(trained)
     _go_on(home, world, world.config.end_us + days * DAY_US)
     first_us = world.config.end_us - DAY_US  # the history's last day: its labels were not ripe for training
-    serving = load(home.artefacts, others["champion"])
-    return Plant(home, world, serving, others, (first_us, first_us + REFERENCE_DAYS * DAY_US))
+    serving = load(home.artefacts, name.read_text())
+    return Plant(home, world, serving, {FAMILY: serving.hash}, (first_us, first_us + REFERENCE_DAYS * DAY_US))
 
 
 def of(home: Home, chosen: Settings, days: int) -> Plant:
@@ -52,11 +51,16 @@ def of(home: Home, chosen: Settings, days: int) -> Plant:
         raise ExplainedError(f"this needs a world that goes on; {chosen.source} is a finished log (use --source world)")
     serving = champion(home)
     world = _world(chosen.size, chosen.seed)
-    _go_on(home, world, world.config.end_us + days * DAY_US)
-    first_us = max(window.last_us for name, window in split_windows(world.spec).items() if name != "test")
+    done = recorded_days(home)
+    start_us = done[0] if done else world.resume(home).now_us
+    if start_us % DAY_US:
+        raise ExplainedError(f"the events of {home.root} end within a day; a plant goes on from a midnight")
+    end_us = start_us + days * DAY_US
+    _go_on(home, world, end_us)
+    untrained_us = max(window.last_us for name, window in split_windows(world.spec).items() if name != "test")
     others = {load(home.artefacts, path.name).family: path.name for path in sorted(home.artefacts.iterdir()) if path.is_dir()}
-    end_us = min(first_us + REFERENCE_DAYS * DAY_US, world.config.end_us + (days - 1) * DAY_US)
-    return Plant(home, world, serving, {**others, "champion": serving.hash}, (first_us, end_us))
+    reference = untrained_us, min(max(untrained_us + REFERENCE_DAYS * DAY_US, start_us), end_us - DAY_US)
+    return Plant(home, world, serving, others, reference)
 
 
 def _world(size: str, seed: int) -> WorldSource:
@@ -80,33 +84,21 @@ def _bring_in(home: Home, world: WorldSource) -> None:
     materialize_all(home, world.spec, progress=False)
 
 
-def _train(home: Home, world: WorldSource) -> dict[str, Artefact]:
-    """The champion, the other families, and a champion of earlier days: what was there before."""
-    windows = split_windows(world.spec)
-    parts = _parts(home, world, windows)
-    trained: dict[str, Artefact] = {}
-    for family in FAMILIES:
-        trained[family] = _fit(family, parts, world, next(iter(trained.values()), None))
+def previous(home: Home, world: WorldSource) -> Artefact:
+    """A champion of earlier days: what served before the one that serves."""
     back = PREVIOUS_DAYS * DAY_US
+    windows = split_windows(world.spec)
     earlier = {name: Window(window.first_us - back, window.last_us - back) for name, window in windows.items()}
     first, last = earlier["train"].first_us, earlier["train"].last_us
     earlier["train"] = Window(last - (last - first) // 2 // DAY_US * DAY_US, last)
-    previous = _fit(FAMILIES[0], _parts(home, world, earlier), world, None)
-    return {"champion": trained[FAMILIES[0]], **trained, "previous": previous}
+    return _train(home, world, earlier)
 
 
-def _parts(home: Home, world: WorldSource, windows: dict[str, Window]) -> dict[str, Dataset]:
+def _train(home: Home, world: WorldSource, windows: dict[str, Window]) -> Artefact:
     whole = Window(min(window.first_us for window in windows.values()), max(window.last_us for window in windows.values()))
     made = build(home, world.spec, whole, watermark_us(home), ATTRIBUTION_HOURS, SERVICE)
-    return {name: select(made.data, windows[name]) for name in ("train", "valid", "calibrate")}
-
-
-def _fit(family: str, parts: dict[str, Dataset], world: WorldSource, like: Artefact | None) -> Artefact:
+    train, valid, calibrate = (select(made.data, windows[name]) for name in ("train", "valid", "calibrate"))
     names = feature_spec(world.spec.entities, world.spec.context, SERVICE)
     spec = FeatureSpec(names.categorical, names.numeric, names.sequence)
-    lent = (like.position, like.encoder) if like else (None, None)
-    trained = train_family(
-        family, parts["train"], parts["valid"], parts["calibrate"], spec, world.config.seed, lent[0],
-        encoder=lent[1], service=SERVICE, entities=world.spec.entities,
-    )  # fmt: skip
-    return trained.artefact
+    seed, entities = world.config.seed, world.spec.entities
+    return train_family(FAMILY, train, valid, calibrate, spec, seed, service=SERVICE, entities=entities).artefact
