@@ -12,6 +12,7 @@ import numpy.typing as npt
 F64 = npt.NDArray[np.float64]
 
 LAGS = 12  # windows apart that still belong to one day's weather
+CAUTION = 1.5
 MEMORY_DAYS = 28.0
 
 
@@ -56,6 +57,8 @@ def shrunk(products: F64, weight: F64, days: float, prior: F64 | float, prior_da
     """
     prior = np.broadcast_to(np.asarray(prior, dtype=np.float64), products.shape)
     known = weight > 0
+    # A variance of few days is as likely too small as too large, and too small is what raises false alarms.
+    prior = prior * (1 + CAUTION / max(days, 1.0))
     estimate = np.where(known, products / np.where(known, weight, 1.0), prior)
     doubt = 2 * np.square(prior) / max(days, 1e-9) + np.where(known, 1 / np.where(known, weight, 1.0), np.inf)
     prior_doubt = 2 * np.square(prior) / prior_days

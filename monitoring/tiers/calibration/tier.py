@@ -17,7 +17,7 @@ from monitoring.findings import Finding, Severity
 from monitoring.tiers.calibration.cohorts import Cohorts
 from monitoring.tiers.calibration.concentration import Concentration
 from monitoring.tiers.calibration.delay_curve import DelayCurve
-from monitoring.tiers.calibration.edetector import EDetector, Shift, Wander
+from monitoring.tiers.calibration.edetector import EDetector, Shift, Wander, inverse_logit
 from monitoring.tiers.calibration.overdispersion import Spread, shrunk
 from monitoring.tiers.calibration.slices import NEW, UPPER, Slices
 from monitoring.tiers.calibration.tally import FIRST_OLD, Tally, tally
@@ -34,13 +34,13 @@ NOTICE_H = 24 / (NOTICES_A_DAY * SHARE[NAME])
 WEIGHT: Mapping[str, float] = {
     "global": 0.50, "slow": 0.05, "late": 0.07, "users": 0.06, "discrimination": 0.06, "randomised": 0.06, "slices": 0.20,
 }  # fmt: skip
-# Sizes from twice nothing to what the floor lets one see in two weeks at 50,000 impressions a day (2%).
-STEPS = (-3.0, -1.6, -0.8, -0.43, -0.22, -0.105, -0.05, -0.02, 0.02, 0.05, 0.1, 0.22, 0.43, 0.8, 1.6)
+# From nearly no clicks at all to 5%: less than that two weeks of days that differ by 2.5% cannot show.
+STEPS = (-3.0, -1.4, -0.7, -0.4, -0.22, -0.11, -0.05, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 RAMPS = (-0.03, -0.01, 0.01, 0.03)  # of the log ratio a day
 SLICE_STEPS = (-1.6, -0.7, -0.3, -0.12, 0.12, 0.3, 0.7, 1.6)
 LATE_STEPS = (0.4, 0.9, 1.8, 3.2)
-# Variances of log ratios.  A day's: sd 2.4% (world "small") and 5% ("tiny") on our clean worlds, more on a holiday.
-DAY_PRIOR, DAY_PRIOR_DAYS = 0.05**2, 7.0
+# Variances of log ratios.  A day's: sd 2.4% (world "small") and 4% ("tiny") on our clean worlds, holidays included.
+DAY_PRIOR, DAY_PRIOR_DAYS = 0.03**2, 4.0
 SLICE_PRIOR, SLICE_PRIOR_DAYS = 0.03**2, 10.0  # our worlds: 0 for devices and countries, 6% for ad categories
 LATE_PRIOR = 0.15**2
 WANDER = Wander(level=0.3**2, drift=0.004**2)  # a frozen champion drifted by 12% in 66 days, 0.2% a day
@@ -70,7 +70,7 @@ class Past:
     sum_p: float
     top_users: float
     by_slice: F64
-    by_slice_expected: F64
+    odds: F64  # usual log odds of a click being the slice's
 
 
 class CalibrationTier:
@@ -138,26 +138,25 @@ class CalibrationTier:
         self._learned = True
         if self._paged:  # nobody opened an incident: a reference is being learned
             self._restart()
-        for detector in (self._all, self._late, self._parts):
-            detector.learn()
         days, now = seen.hours / 24, self._past[-1]
         self._hours += seen.hours
         self._expected += seen.expected
-        certain = (self._all.uncertainty < CERTAIN).astype(np.float64)
-        info = certain * now.expected
-        self._spread.learn(certain * (now.clicks - now.expected), info, info, days)
+        expected = now.expected * np.exp(self._all.explained())
+        info = expected * (self._all.uncertainty < CERTAIN)
+        self._spread.learn(np.where(info > 0, now.clicks - expected, 0.0), info, info, days)
         if seen.cohort is not None:
-            certain = (self._late.uncertainty < CERTAIN).astype(np.float64)
-            expected = certain * np.array([now.old_expected, now.lagged_expected])
-            self._late_spread.learn(certain * np.array([now.old, now.lagged]) - expected, expected, expected, days)
+            expected = np.array([now.old_expected, now.lagged_expected]) * np.exp(self._late.explained())
+            info = expected * (self._late.uncertainty < CERTAIN)
+            self._late_spread.learn(np.where(info > 0, np.array([now.old, now.lagged]) - expected, 0.0), info, info, days)
             self._curve.learn(seen.clicks_by_age, seen.exposed_by_age, days)
             self._learn_lags(seen, days)
-        certain = (self._parts.uncertainty < CERTAIN).astype(np.float64)
-        share = np.clip(now.by_slice_expected / max(now.clicks, 1e-9), 0, 1)
-        info = certain * now.clicks * share * (1 - share)
-        self._part_spread.grow(len(info))
-        self._part_spread.learn(certain * (now.by_slice - now.by_slice_expected), info, info, days)
+        # Slices do move by themselves, as ads come and go: all of it is learned as their spread.
+        share = inverse_logit(now.odds)
+        info = now.clicks * share * (1 - share) * (self._parts.uncertainty < CERTAIN)
+        self._part_spread.learn(np.where(info > 0, now.by_slice - now.clicks * share, 0.0), info, info, days)
         self._users.learn(seen.user_clicks_now, seen.user_squares * float(np.exp(2 * self._all.level[0])))
+        for detector in (self._all, self._late, self._parts):
+            detector.learn()
         keep = 2.0 ** (-days / 7)
         self._usual = keep * self._usual + np.array([seen.impressions, seen.sum_p, seen.clicks, seen.top_users])
 
@@ -195,7 +194,7 @@ class CalibrationTier:
         share = seen.expected_by_slice / max(seen.expected, 1e-12)
         with np.errstate(divide="ignore"):
             odds = np.log(share / np.maximum(1 - share, 1e-9))
-        usual = 1 / (1 + np.exp(-(odds + self._parts.level)))
+        odds_usual = odds + self._parts.level
         day, hour = self._part_variances(column)
         before = np.pad(self._clump_by_slice, (0, streams - len(self._clump_by_slice)))
         clumps = before + (1 - float(np.exp(-seen.hours / SMOOTH_H))) * (seen.young_by_slice - before)
@@ -208,7 +207,7 @@ class CalibrationTier:
             )
         self._past.append(Past(
             self._all.hour - seen.hours, seen.clicks, bias * seen.expected, old, float(old_expected), lagged,
-            float(lagged_expected), seen.impressions, seen.sum_p, seen.top_users, seen.by_slice, seen.clicks * usual,
+            float(lagged_expected), seen.impressions, seen.sum_p, seen.top_users, seen.by_slice, odds_usual,
         ))  # fmt: skip
         self._part_columns = column
 
@@ -325,7 +324,7 @@ class CalibrationTier:
             shift, since = self._parts.best(stream)
             past = [p for p in self._after(since) if len(p.by_slice) > stream]
             seen = float(sum(p.by_slice[stream] for p in past))
-            expected = float(sum(p.by_slice_expected[stream] for p in past))
+            expected = float(sum(p.clicks * inverse_logit(p.odds[stream : stream + 1])[0] for p in past))
             total = sum(p.clicks for p in past)
             rest = (total - seen) / max(total - expected, 1e-9)
             evidence = {
