@@ -1,0 +1,120 @@
+"""Counters of a categorical column: shares of the commonest values, nulls, values never seen; and of entities: how many rows
+belong to ones that are new, and to ones that are busier than anybody was.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.clock import DAY_US
+from monitoring.tiers.distribution.parts import Part
+from monitoring.tiers.distribution.rows import F64, I64, Array, Rows
+
+TOP = 24  # values with a share of their own; the rest are summed
+BUSY = 2.0  # an owner counts as heavy with more rows an hour than this times the busiest of the reference's 99.9%
+
+
+class CategoryCounter:
+    """Counts of one column whose values are a mix: shares matter."""
+
+    def __init__(self, subject: str, column: str, family: str, cluster_by: str, sample: Rows) -> None:
+        self.subject, self.column, self.family, self.cluster_by = subject, column, family, cluster_by
+        codes, values = sample.codes(column)
+        counts = np.bincount(codes[codes >= 0], minlength=len(values))
+        seen = values[counts > 0]
+        self.known = np.sort(seen)
+        top = values[np.argsort(-counts, kind="stable")[:TOP]]
+        self.top = np.sort(top[np.isin(top, seen)])
+        names = [f"value {value}" for value in self.top.tolist()]
+        self.parts = [Part(subject, "category", name, "share", family) for name in names]
+        self.parts += [
+            Part(subject, "category", "other values", "share", family),
+            Part(subject, "null", "nulls", "share", family),
+            Part(subject, "null", "nulls", "rare", family, True),
+            Part(subject, "new", "values never seen", "rare", family, True),
+        ]
+
+    def count(self, rows: Rows) -> F64:
+        """(k, n, q, deff) [parts, 4]."""
+        codes, values = rows.codes(self.column)
+        groups = rows.groups(self.cluster_by) if self.cluster_by else None
+        counts = np.bincount(codes + 1, minlength=len(values) + 1).astype(np.float64)
+        nulls, counts = counts[0], counts[1:]
+        out = np.zeros((len(self.parts), 4))
+        out[:, 1], out[:, 3] = rows.rows - nulls, groups.cluster if groups else 1.0
+        place = _find(self.top, values)
+        shares = np.bincount(np.where(place < 0, len(self.top), place), counts, len(self.top) + 1)
+        at = len(self.top) + 1
+        out[:at, 0] = shares
+        out[at : at + 2, 1] = rows.rows
+        out[at, 0] = out[at + 1, 0] = nulls
+        new = _find(self.known, values) < 0
+        out[at + 2, 0] = counts[new].sum()
+        if groups is not None:
+            if nulls:
+                out[at + 1, 0] = groups.independent(np.flatnonzero(codes < 0))
+            if out[at + 2, 0]:
+                out[at + 2, 0] = groups.independent(np.flatnonzero((codes >= 0) & new[codes]))
+        return out
+
+    def learn(self, rows: Rows) -> None:
+        """Values seen become known."""
+        codes, values = rows.codes(self.column)
+        self.known = np.union1d(self.known, values[np.unique(codes[codes >= 0])])
+
+
+class EntityCounter:
+    """Counts of one column whose values turn over: new ones come all the time, and how many is what matters."""
+
+    def __init__(self, subject: str, column: str, family: str, sample: Rows) -> None:
+        self.subject, self.column, self.family = subject, column, family
+        self.known: Array = np.zeros(0, dtype=sample.codes(column)[1].dtype)
+        self.since: I64 = np.zeros(0, dtype=np.int64)  # when each was seen first
+        self.began: int | None = None
+        self.busy = np.inf
+        self.parts = [
+            Part(subject, "novel", "rows of those first seen within a day", "share", family),
+            Part(subject, "heavy", "rows of those busier than anybody before", "share", family, True),
+            Part(subject, "null", "nulls", "rare", family, True),
+        ]
+
+    def count(self, rows: Rows, start_us: int) -> F64:
+        """(k, n, q, deff) [parts, 4]."""
+        codes, values = rows.codes(self.column)
+        counts = np.bincount(codes + 1, minlength=len(values) + 1).astype(np.float64)
+        nulls, counts = counts[0], counts[1:]
+        known = float(counts.sum())
+        deff = float(np.square(counts).sum()) / max(known, 1.0)
+        place = _find(self.known, values)
+        young = place < 0
+        young[~young] = self.since[place[~young]] > start_us - DAY_US
+        # Everybody is new to a log that begins.
+        able = self.began is not None and start_us >= self.began + 2 * DAY_US
+        heavy = counts[counts > self.busy].sum()
+        return np.array([
+            (counts[young].sum(), known * able, 0.0, deff), (heavy, known * np.isfinite(self.busy), 0.0, max(deff, 1.0)),
+            (nulls, rows.rows, 0.0, 1.0),
+        ])  # fmt: skip
+
+    def learn(self, rows: Rows, start_us: int) -> None:
+        """Values seen become known from now on."""
+        codes, values = rows.codes(self.column)
+        counts = np.bincount(codes[codes >= 0], minlength=len(values))
+        if self.began is None:
+            self.began = start_us
+        if start_us < self.began + 2 * DAY_US and counts.any():
+            usual = float(np.quantile(counts[counts > 0], 0.999)) * BUSY + 8
+            self.busy = usual if not np.isfinite(self.busy) else max(self.busy, usual)
+        new = values[(counts > 0) & (_find(self.known, values) < 0)]
+        if len(new):
+            every = np.concatenate([self.known, new])
+            order = np.argsort(every, kind="stable")
+            self.known = every[order]
+            self.since = np.concatenate([self.since, np.full(len(new), start_us)])[order]
+
+
+def _find(known: Array, values: Array) -> npt.NDArray[np.int64]:
+    """Index of each value in sorted `known`; -1 where it is not there."""
+    if not len(known) or not len(values):
+        return np.full(len(values), -1)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.where(known[place] == values, place, -1)

@@ -1,0 +1,118 @@
+"""A stretch of a log as arrays: decoded once a column, and grouped once a key, however many counts look at them.
+
+A key is a column whose values own rows (a user, an ad, a request): rows of one owner are not independent, and many columns
+have one value an owner.  Called by the counters of this tier.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Array = npt.NDArray[Any]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+EVERYTHING = "*"  # the key whose one owner has all rows
+BOTH = "+"  # between two columns that own together
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rows by owner: `order` [n] sorts rows by owner and, within one, by time; `starts` [u] and `sizes` [u] cut it."""
+
+    owner: npt.NDArray[np.int32]  # [n] 0 .. u-1
+    order: I64
+    starts: I64
+    sizes: I64
+
+    @property
+    def cluster(self) -> float:
+        """Rows of a row's own owner, on average: sum n^2 / sum n (Kish's design effect of equal rows)."""
+        return float(np.square(self.sizes.astype(np.float64)).sum() / max(self.sizes.sum(), 1))
+
+    def first(self, values: Array) -> Array:
+        """Each owner's first value [u]."""
+        return values[self.order[self.starts]]
+
+    def independent(self, rows: I64) -> float:
+        """How many owners' worth of rows these row numbers are: (sum k)^2 / sum k^2."""
+        counts = np.unique(self.owner[rows], return_counts=True)[1].astype(np.float64)
+        return float(counts.sum() ** 2 / np.square(counts).sum()) if len(counts) else 0.0
+
+
+class Rows:
+    """Columns of a log by name, features with their prefix f_."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self.rows = table.num_rows
+        self.names = frozenset(table.column_names)
+        self._numbers: dict[str, Array] = {}
+        self._codes: dict[str, tuple[npt.NDArray[np.int32], Array]] = {}
+        self._groups: dict[str, Groups] = {}
+
+    def number(self, name: str) -> Array:
+        """Values [n], float32 or float64; NaN where null or not finite."""
+        if name not in self._numbers:
+            column = self.table[name]
+            kind = pa.float32() if pa.types.is_floating(column.type) and column.type.bit_width <= 32 else pa.float64()
+            values = np.array(pc.fill_null(pc.cast(column, kind), float("nan")).to_numpy())
+            values[~np.isfinite(values)] = np.nan
+            self._numbers[name] = values
+        return self._numbers[name]
+
+    def codes(self, name: str) -> tuple[npt.NDArray[np.int32], Array]:
+        """(codes [n], the distinct values they index); -1 where null, "" or, of numbers, NaN or negative."""
+        if name not in self._codes:
+            column = self.table[name]
+            if isinstance(column, pa.ChunkedArray):
+                column = column.combine_chunks()
+            if pa.types.is_boolean(column.type):
+                column = pc.cast(column, pa.int8())
+            encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+            codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+            values = encoded.dictionary.to_numpy(zero_copy_only=False)
+            if values.dtype == object:
+                values = values.astype(str)
+            unknown = (values == "") if values.dtype.kind == "U" else ~(values >= 0)
+            if unknown.any() and len(values):
+                codes = np.where((codes >= 0) & unknown[np.maximum(codes, 0)], np.int32(-1), codes)
+            self._codes[name] = codes, values
+        return self._codes[name]
+
+    def groups(self, name: str) -> Groups:
+        """Rows grouped by a key column; null owners count as one.  `EVERYTHING` makes all rows one group."""
+        if name not in self._groups and name == EVERYTHING:
+            whole = np.array([self.rows] if self.rows else [], dtype=np.int64)
+            self._groups[name] = Groups(np.zeros(self.rows, np.int32), np.arange(self.rows), np.zeros_like(whole), whole)
+        if name not in self._groups:
+            raw = self._owners(name)
+            present, owner = np.unique(raw, return_inverse=True)
+            order = np.argsort(owner.astype(np.int16) if len(present) < 30000 else owner, kind="stable")
+            sizes = np.bincount(owner, minlength=len(present))
+            self._groups[name] = Groups(owner.astype(np.int32), order, np.cumsum(sizes) - sizes, sizes)
+        return self._groups[name]
+
+    def _owners(self, name: str) -> npt.NDArray[np.integer[Any]]:
+        """Codes of a key; of two columns joined by BOTH, codes of their pairs."""
+        if BOTH not in name:
+            return self.codes(name)[0]
+        one, other = (self.codes(part)[0].astype(np.int64) for part in name.split(BOTH))
+        return (one + 1) * (int(other.max(initial=0)) + 2) + other + 1
+
+    def any_values(self, name: str, numeric: bool) -> Array:
+        """Values [n] that can be compared with ==: numbers (NaN where null) or codes of this table."""
+        return self.number(name) if numeric else self.codes(name)[0]
+
+
+def same(left: Array, right: Array) -> Bool:
+    """Elementwise equality, with NaN equal to NaN."""
+    equal = np.asarray(left == right)
+    if left.dtype.kind == "f":
+        equal |= np.isnan(left) & np.isnan(right)
+    return equal

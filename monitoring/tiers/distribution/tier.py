@@ -1,0 +1,302 @@
+"""The distribution tier: does what the log holds, and what it predicts, look as the hours before lead one to expect?
+
+Every window becomes a few thousand sums (`parts`), made in one columnar pass; each is compared with its forecast over windows of an
+hour, two and eight hours, a day and a week, on a scale learned from replicates; one budget of false alarms covers all.
+Called by `monitoring.monitor`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from infra.clock import DAY_US, HOUR_US
+from monitoring.findings import Finding
+from monitoring.tiers.distribution.census import Census
+from monitoring.tiers.distribution.forecast import KEEP_DAYS, Forms, Past, backcast, forecast, residuals
+from monitoring.tiers.distribution.naming import Judged, findings
+from monitoring.tiers.distribution.prediction_model import LEAST_ROWS, PredictionModel
+from monitoring.tiers.distribution.rows import F64, Rows
+from monitoring.tiers.distribution.surprise import Spread, log10_counts, log10_t
+from monitoring.tiers.tier import NOTICES_A_DAY, PAGES_A_DAY, SHARE
+from monitoring.window import LogColumns, Window
+
+# Hours of a window -> (part of the budget, windows of that length judged a day).
+SCALES: Mapping[int, tuple[float, int]] = {1: (0.35, 24), 2: (0.2, 24), 8: (0.15, 24), 24: (0.25, 24), 168: (0.05, 1)}
+LEAST_DAYS = 2  # of reference
+HELD_ROWS = 300_000  # of the first days, held until cuts are learned
+SAMPLE_ROWS = 400  # an hour, kept to learn the prediction from
+LEARN_PREDICTION = (3, 7, 14)  # days of reference at which it is learned, better each time
+BEYOND = 1.5  # a page must be this much further out than any window of its length before it
+
+
+@dataclass(slots=True)
+class Seen:
+    """The window tested last."""
+
+    window: Window
+    rows: Rows
+    sums: F64 | None = None  # [m, 4]
+    paged: int = 0  # hours of the shortest window that paged, 0 none
+
+
+@dataclass(slots=True)
+class Recent:
+    """An hour that longer windows may look back on, learned or not."""
+
+    start_us: int
+    left: F64
+    variance: F64
+    k: F64
+    expected: F64
+    rows: int
+    explained: int = 0  # a window this long paged with it: longer ones leave it out
+
+
+@dataclass(slots=True)
+class State:
+    """What was learned, once there is enough."""
+
+    census: Census
+    past: Past
+    left: F64
+    variance: F64
+    fresh: list[tuple[Past, F64, F64]] = field(default_factory=list)  # hours learned since: past, left, variance
+    rates: F64 = field(default_factory=lambda: np.zeros((24, 0)))
+    spread: F64 = field(default_factory=lambda: np.zeros(0))
+    scales: dict[int, Spread] = field(default_factory=dict)
+    forecast_day: int = -1
+
+
+class DistributionTier:
+    """See the module."""
+
+    name = "distribution"
+
+    def __init__(self, columns: LogColumns) -> None:
+        self.columns = columns
+        self._held: list[tuple[int, Rows]] = []  # the first hours, until cuts are learned
+        self._sample: list[tuple[int, Rows]] = []  # a few rows of each hour, until the prediction is learned for good
+        self._state: State | None = None
+        self._recent: list[Recent] = []
+        self._seen: Seen | None = None
+        self._unable: dict[str, str] = {}
+        self._ran: tuple[str, ...] = ()
+        self._learned_at = 0  # days of reference when the prediction was learned
+
+    def unable(self) -> Mapping[str, str]:
+        """See `Tier`."""
+        return self._unable
+
+    def ran(self) -> tuple[str, ...]:
+        """See `Tier`."""
+        return self._ran
+
+    def test(self, window: Window) -> list[Finding]:
+        """See `Tier`."""
+        rows = Rows(window.log)
+        self._seen, self._ran, self._unable = Seen(window, rows), (), {}
+        state = self._state
+        if state is None:
+            held = len({start // DAY_US for start, _ in self._held})
+            self._unable = {"distribution": f"{held} days of reference; the first cuts need {LEAST_DAYS} whole days"}
+            return []
+        if not rows.rows:
+            self._unable = {"distribution": "no rows in the window"}
+            return []
+        judged = self._judge(state, window, rows)
+        self._ran = ("distribution",)
+        if state.census.model is None:
+            self._unable["prediction-residual"] = (
+                f"the prediction is learned from {LEARN_PREDICTION[0]} days and {LEAST_ROWS} rows of reference on"
+            )
+        else:
+            self._ran += ("prediction-residual",)
+        found = findings(state.census, rows, window, judged)
+        pages = [f for f in found if f.severity == "page"]
+        if pages:
+            self._seen.paged = min(int(f.evidence["hours"]) for f in pages)
+        return found
+
+    def _judge(self, state: State, window: Window, rows: Rows) -> list[Judged]:
+        """Every part of the windows that end with this one, worst verdict of all lengths."""
+        census, forms = state.census, state.census.forms
+        day = window.start_us // DAY_US
+        if day != state.forecast_day:
+            self._refresh(state, day)
+        pieces = _hours(window, rows)
+        sums = [census.count(part, start) for start, part in pieces]
+        assert self._seen is not None
+        self._seen.sums = sums[0] if len(sums) == 1 else None
+        now: list[Recent] = []
+        for (start, part), numbers in zip(pieces, sums, strict=True):
+            one = Past(np.array([start]), *(numbers[None, :, i] for i in range(4)))
+            left, variance = residuals(one, forms, state.rates, state.spread)
+            now.append(Recent(start, left[0], variance[0], one.k[0], one.k[0] - left[0], part.rows))
+        scales = list(SCALES) if len(pieces) == 1 else [len(pieces)]
+        usable = 1.0 - census.mute
+        judged = []
+        for hours in scales:
+            if len(pieces) == 1 and hours == 168 and window.end_us % DAY_US:
+                continue
+            if len(pieces) > 1:
+                share, tests, spread = 1.0, 1, self._spread_of(state, hours)
+                stretch = now
+            else:
+                share, tests = SCALES[hours]
+                spread = state.scales[hours]
+                begin = window.end_us - hours * HOUR_US
+                earlier = [r for r in self._recent if r.start_us >= begin and (not r.explained or r.explained >= hours)]
+                if hours > 1 and len(earlier) < hours // 2:
+                    continue
+                stretch = [*earlier, *now]
+            judged.append(
+                self._verdict(state, stretch, spread, hours, share / tests, usable, int(window.end_us // HOUR_US - 1) % 24)
+            )
+        if len(pieces) == 1:
+            self._recent = [r for r in self._recent if r.start_us >= window.end_us - 168 * HOUR_US] + now
+        return judged
+
+    def _verdict(
+        self, state: State, stretch: list[Recent], spread: Spread, hours: int, share: float, usable: F64, end_hour: int
+    ) -> Judged:
+        """log10 p of every part over a stretch, beside its limits."""
+        forms = state.census.forms
+        left = np.sum([r.left for r in stretch], axis=0)
+        variance = np.sum([r.variance for r in stretch], axis=0)
+        k = np.sum([r.k for r in stretch], axis=0)
+        expected = np.maximum(np.sum([r.expected for r in stretch], axis=0), 0.0)
+        z = left / np.sqrt(np.maximum(variance, 1e-300))
+        factor = spread.at(end_hour)
+        t = z / np.sqrt(factor)
+        able = (variance > 0) & (usable > 0)
+        p_t = log10_t(t, spread.freedom)
+        # Owners' rows come hour after hour: what one owner can do in a window is as many hits as the window has hours.
+        hit_hours = np.sum([r.k > 0 for r in stretch], axis=0)
+        deff = np.clip(variance / np.maximum(expected, 1e-12), 1.0, 1e9)
+        inflation = np.where(forms.rare, np.maximum(factor, 1.5), factor * deff)
+        inflation = np.where(state.census.lasting, np.maximum(inflation, hit_hours), inflation)
+        up = left > 0
+        p_count = log10_counts(np.maximum(k, 0.0), expected, inflation, up)
+        p = np.where(forms.mean, p_t, np.where(forms.rare, p_count, np.maximum(p_t, p_count)))
+        p = p + np.log10(np.where(state.census.up_only, 1.0, 2.0))
+        p[~able | (state.census.up_only & ~up)] = 0.0
+        seen = spread.largest * BEYOND
+        beyond = np.abs(z) > seen
+        weight = state.census.weight
+        page = np.log10(PAGES_A_DAY * SHARE[self.name] * share * weight)
+        notice = np.log10(NOTICES_A_DAY * SHARE[self.name] * share * weight)
+        return Judged(hours, stretch[0].start_us, np.minimum(p, 0.0), page, notice, z, t, k, expected, left, beyond,
+                      sum(r.rows for r in stretch))  # fmt: skip
+
+    def _spread_of(self, state: State, hours: int) -> Spread:
+        """The spread of windows of any length: that of the next longer scale that is known."""
+        known = [scale for scale in sorted(state.scales) if scale >= hours] or [max(state.scales)]
+        return state.scales[known[0]]
+
+    def learn(self) -> None:
+        """See `Tier`."""
+        seen = self._seen
+        if seen is None or not seen.rows.rows:
+            return
+        for start, rows in _hours(seen.window, seen.rows):
+            self._learn(start, rows, seen.sums)
+        self._seen = None
+
+    def _learn(self, start: int, rows: Rows, sums: F64 | None) -> None:
+        if self._learned_at < LEARN_PREDICTION[-1]:
+            few = rows.table.take(np.unique(np.linspace(0, rows.rows - 1, min(rows.rows, SAMPLE_ROWS)).astype(np.int64)))
+            self._sample.append((start, Rows(few)))
+        state = self._state
+        if state is None:
+            self._held.append((start, rows))
+            total = sum(r.rows for _, r in self._held)
+            if total > HELD_ROWS:
+                self._held = [(s, Rows(r.table.slice(0, max(r.rows // 2, 1)))) for s, r in self._held]
+            if start + HOUR_US - self._held[0][0] >= LEAST_DAYS * DAY_US:
+                self._begin()
+            return
+        if sums is None:
+            sums = state.census.count(rows, start)
+        state.census.learn(rows, start)
+        if start // DAY_US != state.forecast_day:
+            self._refresh(state, start // DAY_US)
+        one = Past(np.array([start]), *(sums[None, :, i] for i in range(4)))
+        left, variance = residuals(one, state.census.forms, state.rates, state.spread)
+        state.fresh.append((one, left, variance))
+
+    def _begin(self) -> None:
+        """Learn cuts from the hours held, and count them."""
+        census = Census(self.columns, [rows for _, rows in self._held])
+        counted = []
+        for start, rows in self._held:
+            counted.append(census.count(rows, start))
+            census.learn(rows, start)
+        table = np.stack(counted)
+        past = Past(np.array([start for start, _ in self._held]), *(table[:, :, i] for i in range(4)))
+        self._state = State(census, past, *backcast(past, census.forms))
+        self._held = []
+
+    def _refresh(self, state: State, day: int) -> None:
+        """At the start of a day: forget old days, learn what wants more days, forecast the day."""
+        census = state.census
+        if state.fresh:  # joined once a day: copying weeks every hour would be most of the work
+            pasts, lefts, variances = zip(*state.fresh, strict=True)
+            state.past = Past.joined([state.past, *pasts])
+            state.left, state.variance = np.concatenate([state.left, *lefts]), np.concatenate([state.variance, *variances])
+            state.fresh = []
+        keep = state.past.start >= (day - KEEP_DAYS) * DAY_US
+        state.past, state.left, state.variance = state.past.part(keep), state.left[keep], state.variance[keep]
+        days = len(np.unique(state.past.start // DAY_US))
+        self._learn_late(state, days)
+        state.rates, state.spread = forecast(state.past, census.forms, day)
+        usual = np.clip(state.past.k.sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 0, 1)
+        deff = np.maximum((state.past.deff * state.past.n).sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 1.0)
+        owners = state.past.k.sum(axis=0) / deff
+        state.scales = {
+            hours: Spread(hours, state.past.start, state.left, state.variance, usual, owners, deff, census.forms, census.family)
+            for hours in SCALES
+        }
+        state.forecast_day = day
+
+    def _learn_late(self, state: State, days: int) -> None:
+        """What needs more days than the cuts: clocks (a weekend must have been seen), and the prediction given the features."""
+        due = [d for d in LEARN_PREDICTION if self._learned_at < d <= days]
+        if not due:
+            return
+        sample = Rows(pa.concat_tables([r.table for _, r in self._sample], promote_options="permissive"))
+        if sample.rows < LEAST_ROWS:
+            return
+        self._learned_at = due[-1]
+        state.census.find_clocks(sample)
+        state.census.model = model = PredictionModel(self.columns, [rows for _, rows in self._sample])
+        at = slice(state.census.model_at, None)
+        for name in ("k", "n", "q", "deff"):
+            getattr(state.past, name)[:, at] = 0.0
+        place = {int(start): i for i, start in enumerate(state.past.start)}
+        for (start, _), numbers in zip(self._sample, model.reference, strict=True):
+            if start in place:
+                i = place[start]
+                state.past.k[i, at], state.past.n[i, at], state.past.q[i, at], state.past.deff[i, at] = numbers.T
+        forms = state.census.forms
+        few = Forms(forms.mean[at], forms.rare[at], forms.column[at])
+        state.left[:, at], state.variance[:, at] = backcast(state.past.part(slice(None), at), few)
+        if self._learned_at >= LEARN_PREDICTION[-1]:
+            self._sample = []
+
+
+def _hours(window: Window, rows: Rows) -> list[tuple[int, Rows]]:
+    """A window cut into hours (start, rows), in order of time; an hour's window as it is."""
+    if window.end_us - window.start_us <= HOUR_US:
+        return [(window.start_us, rows)]
+    time = rows.table["time"].to_numpy()
+    order = np.argsort(time, kind="stable")
+    table = rows.table.take(order)
+    starts = np.arange(window.start_us // HOUR_US, -(-window.end_us // HOUR_US)) * HOUR_US
+    cuts = np.searchsorted(time[order], np.append(starts, starts[-1] + HOUR_US))
+    return [
+        (int(start), Rows(table.slice(int(a), int(b - a))))
+        for start, a, b in zip(starts, cuts[:-1], cuts[1:], strict=True)
+        if b > a
+    ]
