@@ -51,9 +51,9 @@ class Door:
         known = Known({stream: np.zeros(0, np.int64) for stream in streams})
         days = [day_name(day_us - back * DAY_US) for back in range(REMEMBERED_DAYS, -1, -1)]
         for stream in streams:
-            have = [day for day in days if day in lake.days(stream)]
+            have = set(days) & set(lake.days(stream))
             names = [KEYS[stream], "arrived_at", *(["event_timestamp"] if stream == "impressions" else [])]
-            rows = lake.read(stream, names, have)
+            rows = lake.read(stream, names, sorted(have))
             known.add(stream, rows.filter(pc.less(rows["arrived_at"], pa.scalar(at_us, TIME))))
         before = day_name(day_us - DAY_US)
         waiting = lake.read("pending", PENDING.names, [before]) if lake.has("pending") else PENDING.empty_table()

@@ -56,7 +56,7 @@ class Refetched(Remade):
 
     def __init__(self, plant: "Plant", inject: "Injection", onset_us: int, until_us: int, folder: Path) -> None:
         super().__init__(plant, onset_us, until_us)
-        self.shelf = Rewritten(plant.home, plant.days.source.views, folder, onset_us, inject)
+        self.shelf = Rewritten(plant.home, plant.days.views, folder, onset_us, inject)
         self.shelf.rewrite(inject.bug.tables)
 
     def predicted(self, day_us: int, first_us: int, end_us: int) -> pa.Table:

@@ -136,7 +136,7 @@ class OtherTraffic(Remade):
         super().__init__(plant, onset_us, until_us)
         self.traffic = Traffic(plant, inject, onset_us)
         day_us = onset_us - onset_us % DAY_US
-        self.shelf = Shelf(plant.home, plant.days.source.views, folder, day_us)
+        self.shelf = Shelf(plant.home, plant.days.views, folder, day_us)
         self.ads = self.traffic.world.ads(plant.world.config.horizon_us)
         lake = Lake.of(plant.home)
         self._state, self._newest = state_before(plant.home, lake, day_name(day_us))
