@@ -49,12 +49,13 @@ def log10_tail(x: int, n: int, a: float, b: float) -> float:
 
 @dataclass(slots=True)
 class Moments:
-    """Sums from which a beta-binomial's mean and intra-class correlation follow: E x(x-1) = n(n-1)(m^2 + r m(1-m))."""
+    """Sums from which a beta-binomial's mean m and intra-class correlation r follow: E (x - nm)^2 = m(1-m)(n + n(n-1)r)."""
 
     units: int = 0  # hours or days
     x: float = 0.0
     n: float = 0.0
     xx: float = 0.0
+    xn: float = 0.0
     nn: float = 0.0
 
     def add(self, x: float, n: float) -> None:
@@ -62,14 +63,17 @@ class Moments:
         self.units += 1
         self.x += x
         self.n += n
-        self.xx += x * (x - 1)
-        self.nn += n * (n - 1)
+        self.xx += x * x
+        self.xn += x * n
+        self.nn += n * n
 
-    def correlation(self, mean: float, default: float) -> float:
+    def correlation(self, default: float) -> float:
         """Intra-class correlation, shrunk to `default` where few events or units were seen; raised for the few units."""
-        if self.units < 2 or self.nn <= 0 or mean <= 0:
+        if self.units < 2 or self.nn <= self.n or not 0 < self.x < self.n:
             return default
-        seen = max(0.0, (self.xx / self.nn - mean * mean) / (mean * (1 - mean)))
+        mean = self.x / self.n
+        squares = self.xx - 2 * mean * self.xn + mean * mean * self.nn
+        seen = max(0.0, (squares / (mean * (1 - mean)) - self.n) / (self.nn - self.n))
         believed = self.x / (self.x + SHRINK) * self.units / (self.units + 2)
         return min(0.9, believed * seen * (1 + 3 / self.units) + (1 - believed) * default)
 
@@ -95,7 +99,8 @@ class Alarm:
 class Rate:
     """One stream of counts.  `see` an hour, then maybe `learn` it."""
 
-    prior_rows: float = 500.0  # rows on which half an event was seen before anything was learned
+    prior_rows: float = 500.0  # rows on which `prior_events` were seen before anything was learned
+    prior_events: float = 0.5
     odds: tuple[float, ...] = ODDS
     rates: tuple[float, ...] = RATES
     least: int = LEAST
@@ -114,14 +119,14 @@ class Rate:
 
     @property
     def mean(self) -> float:
-        """The benign rate, with half an event on `prior_rows` rows added."""
-        return min(0.999, (self.hours.x + 0.5) / (self.hours.n + self.prior_rows))
+        """The benign rate, with the prior's rows added."""
+        return min(0.999, (self.hours.x + self.prior_events) / (self.hours.n + self.prior_rows))
 
     def null(self, daily: bool = False) -> tuple[float, float]:
         """(a, b) of the Beta that the next hour's (day's) rate comes from: its spread, and what isn't known of the mean."""
         mean = self.mean
-        hourly = self.hours.correlation(mean, BURST)
-        by_day = self.days.correlation(mean, hourly)
+        hourly = self.hours.correlation(BURST)
+        by_day = self.days.correlation(hourly)
         spread = by_day if daily else max(hourly, by_day)
         rows = self.hours.n + self.prior_rows
         known = rows / (1 + (rows / max(self.hours.units, 1) - 1) * hourly) if self.hours.units else rows
@@ -166,6 +171,8 @@ class Rate:
         onset_us, count, of = self.onset()
         if scale == "hour" and count < x:
             onset_us, count, of = start_us, x, n
+        elif count <= self.mean * of:  # the day shows it, the sum of its hours does not
+            count, of = self._so_far
         if count < self.least:
             return None
         return Alarm(float(excess), scale, count, of, self.mean, onset_us)
