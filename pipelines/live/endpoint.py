@@ -30,6 +30,7 @@ from pipelines.live.wrapped import WrappedScorer, asked_at_us
 from serving.app import Service, create_app
 from serving.serve import load_service
 
+KEEP_ALIVE_S = 86_400
 TIME_HEADER = "X-Drill-Time"  # microseconds since the epoch, UTC
 
 
@@ -107,7 +108,10 @@ def main() -> None:
     use(settings)
     app = drill_app(Home(Path(order["root"])), settings, order["token"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    uvicorn.run(app, host=settings.host, port=order["port"], access_log=False, log_level="warning")
+    # The market keeps one connection, and may be paused for long.
+    uvicorn.run(
+        app, host=settings.host, port=order["port"], access_log=False, log_level="warning", timeout_keep_alive=KEEP_ALIVE_S
+    )
 
 
 def _end_with_parent() -> None:

@@ -42,7 +42,7 @@ class Evidence:
         """Take in an hour."""
         self.logs.append((window.start_us, window.log))
 
-    def pictures(self, incident: dict[str, Any], now_us: int) -> list[dict[str, Any]]:
+    def pictures(self, incident: dict[str, Any]) -> list[dict[str, Any]]:
         """Up to `PICTURES` pictures of an incident's findings, those of its best hypothesis' subject first."""
         onset_us = int(incident.get("onset_us") or incident["opened_us"])
         since_us = min(onset_us, incident["opened_us"] - HOUR_US) // HOUR_US * HOUR_US

@@ -79,9 +79,6 @@ class Freshness:
 
     def arrived(self, end_us: int, accepted: Mapping[str, pa.Table]) -> None:
         """Take in what ingestion accepted in the five minutes before `end_us`."""
-        for stream in PROFILES:
-            if accepted[stream].num_rows:
-                self.profiles(stream, accepted[stream])
         shown = _with_day(accepted["impressions"], self._day_us)
         self._shown = pa.concat_tables([self._shown, shown.select(self._shown.column_names)])
         rows = self._recent(shown, accepted["clicks"], end_us)

@@ -17,7 +17,7 @@ from infra.errors import ExplainedError
 from monitoring.bugs.catalogue import BUGS
 from monitoring.bugs.catalogue import bug as look_up
 from monitoring.bugs.entry import Bug
-from monitoring.classes import CLASSES, bug_class
+from monitoring.classes import CLASSES
 from monitoring.window import Window
 from pipelines.live.evidence import Evidence
 from pipelines.live.injection import Injection
@@ -220,7 +220,7 @@ class Room:
                 "vitals": {**self._vitals.now(), "failed": self._ask.failed},
                 "hours": hours,
                 "usual_ratio": self.measures.usual_ratio,
-                "moved": [{"name": n, "psi": round(v, 4)} for n, v in self.measures.shapes.moved(ROWS_A_PICTURE)[:MOVED]],
+                "moved": [{"name": n, "times": round(v, 3)} for n, v in self.measures.shapes.moved(ROWS_A_PICTURE)[:MOVED]],
                 "checks": self._checks,
                 "timeline": self._timeline,
                 "incidents": [_brief(incident) for incident in self._incidents],
@@ -231,7 +231,9 @@ class Room:
         with self._lock:
             for incident in self._incidents:
                 if incident["number"] == number:
-                    return {**incident, "pictures": self.evidence.pictures(incident, self.system.now_us)}
+                    named = [{**h, "title": _class_title(h["class"])} for h in incident["hypotheses"]]
+                    pictures = self.evidence.pictures(incident)
+                    return {**incident, "hypotheses": named, "pictures": pictures}
         raise ExplainedError(f"there is no incident {number}")
 
 
@@ -239,12 +241,11 @@ def bugs() -> list[dict[str, Any]]:
     """The catalogue for the page."""
     found = []
     for bug in BUGS:
-        known = bug.bug_class in {c.slug for c in CLASSES}
         found.append(
             {
                 "code": bug.code,
                 "name": bug.name,
-                "class": bug_class(bug.bug_class).title if known else bug.bug_class,
+                "class": _class_title(bug.bug_class),
                 "stage": bug.stage,
                 "story": bug.story,
                 "doses": dict(bug.doses),
@@ -264,10 +265,12 @@ def not_here(bug: Bug) -> str | None:
 
 def _title(incident: dict[str, Any]) -> str:
     slug, subject = incident["class"], incident["subject"]
-    if slug is None:
-        return "something is wrong"
-    known = {c.slug: c.title for c in CLASSES}
-    return f"{known.get(slug, slug)}: {subject}"
+    return "something is wrong" if slug is None else f"{_class_title(slug)}: {subject}"
+
+
+def _class_title(slug: str) -> str:
+    """A class in words; a slug that is no class stays as it is."""
+    return {c.slug: c.title for c in CLASSES}.get(slug, slug)
 
 
 def _brief(incident: dict[str, Any]) -> dict[str, Any]:

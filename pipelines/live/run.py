@@ -97,9 +97,8 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
     _wait_ready(port)
     room.start()
     host, page_port = page.getsockname()
-    say(
-        f"control room: http://{host}:{page_port}/#token={token}\nendpoint:     http://127.0.0.1:{port} (champion {artefact.hash})"
-    )
+    say(f"control room: http://{host}:{page_port}/#token={token}")
+    say(f"endpoint:     http://127.0.0.1:{port} (champion {artefact.hash})")
     say(f"the market goes on from {day_name(system.now_us)}; Ctrl-C stops everything")
     about = {
         "model": artefact.hash,

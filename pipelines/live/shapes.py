@@ -15,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.clock import HOUR_US
+from infra.clock import DAY_US, HOUR_US
 
 F64 = npt.NDArray[np.float64]
 
 QUANTILES = 8  # bins of a number: equally full in the reference
 NAMED = 7  # values of a category that have a bin of their own
 KEPT_HOURS = 96
+STILL = 0.02  # psi below which a feature counts as still: a tenth of what the usual rule of thumb calls a shift (0.2)
 MISSING, OTHER = "missing", "other"
 
 
@@ -95,6 +96,8 @@ class Shapes:
     def __init__(self) -> None:
         self._bins: dict[str, Bins] = {}
         self._usual: dict[str, F64] = {}  # [24, bins]
+        self._days: dict[int, dict[str, F64]] = {}  # reference day -> [bins]
+        self._restless: dict[str, float] = {}  # how far a reference day is from the others, psi
         self._hours: deque[tuple[int, dict[str, F64]]] = deque(maxlen=KEPT_HOURS)
 
     @property
@@ -116,16 +119,21 @@ class Shapes:
 
     def learn(self, start_us: int, log: pa.Table) -> None:
         """Count an hour of the reference."""
-        hour = start_us // HOUR_US % 24
+        hour, day = start_us // HOUR_US % 24, self._days.setdefault(start_us // DAY_US, {})
         for name, counts in self._count(log).items():
             self._usual[name][hour] += counts
+            day[name] = day.get(name, 0.0) + counts
+        self._restless.clear()
 
     def add(self, start_us: int, log: pa.Table) -> None:
         """Count an hour as it comes."""
         self._hours.append((start_us, self._count(log)))
 
     def moved(self, rows: float) -> list[tuple[str, float]]:
-        """(feature, psi) of the latest hours with at least `rows` rows together, most moved first."""
+        """(feature, how far it moved) of the latest hours with at least `rows` rows together, most moved first.
+
+        In units of what it moves by itself: the psi of its reference days against each other, or `STILL` where they hardly
+        differ."""
         hours: list[int] = []
         total = 0.0
         for start_us, counts in reversed(self._hours):
@@ -135,8 +143,20 @@ class Shapes:
                 break
         if not hours:
             return []
-        found = [(name, psi(*self._both(name, min(hours), max(hours) + HOUR_US))) for name in self._bins]
+        usual = self._usually()
+        found = [
+            (name, psi(*self._both(name, min(hours), max(hours) + HOUR_US)) / max(usual[name], STILL)) for name in self._bins
+        ]
         return sorted(found, key=lambda item: -item[1])
+
+    def _usually(self) -> dict[str, float]:
+        """How far each column's reference days are from the others, on average."""
+        if not self._restless:
+            for name, counts in self._usual.items():
+                whole = counts.sum(axis=0)
+                apart = [psi(whole - day[name], day[name]) for day in self._days.values() if name in day]
+                self._restless[name] = float(np.mean(apart)) if apart else 0.0
+        return self._restless
 
     def compare(self, name: str, start_us: int, end_us: int) -> Mapping[str, Any] | None:
         """A feature's bins with their usual and recent shares of rows; None for a column that is not one."""

@@ -62,6 +62,8 @@ class System:
     def step(self, ask: Ask, windows_us: int = HOUR_US) -> list[Window]:
         """Five minutes; the windows of the hours that are over, each time that `windows_us` (hours, up to a day) are."""
         start_us, end_us = self.now_us, self.now_us + TICK_US
+        with self.lock:
+            self._meet_newcomers(start_us, end_us)
         for asked in self.world.requests(end_us):
             asked = requests_after(asked, self.fault, self.world)
             self._meet(asked, start_us, end_us)
@@ -72,7 +74,7 @@ class System:
             for at_us in self.fresh.moments(start_us, end_us):  # those after the last request
                 self.fresh.push(at_us)
             self.now_us = end_us
-            self._arrive(start_us, end_us)
+            self._arrive(end_us)
             self._logged += ask.logged(self.fault)
             if end_us % HOUR_US == 0:
                 self._close_hour()
@@ -82,10 +84,9 @@ class System:
                 save_state(self.home, self.world, self._coming.waiting)
             return self._hours.replayed() if end_us % windows_us == 0 else []
 
-    def _arrive(self, start_us: int, end_us: int) -> None:
+    def _arrive(self, end_us: int) -> None:
         """What has arrived goes through ingestion, into features and into the label join."""
         arrived = {stream: self._delivered(stream, rows, end_us) for stream, rows in self._coming.until(end_us).items()}
-        arrived |= self._new_profiles(start_us, end_us)
         taken = self._intake.take(arrived, end_us)
         accepted = {stream: rows[0] for stream, rows in taken.accepted.items()}
         self.fresh.arrived(end_us, accepted)
@@ -130,12 +131,15 @@ class System:
             with self.lock:
                 self.fresh.profiles("ads", self._intake.take({"ads": rows}, end_us).accepted["ads"][0])
 
-    def _new_profiles(self, start_us: int, end_us: int) -> dict[str, pa.Table]:
-        found = {}
+    def _meet_newcomers(self, start_us: int, end_us: int) -> None:
+        """Users and ads that sign up in these five minutes: each can be read from the moment it arrives."""
         for stream, rows in self._profiles.items():
             at = pc.cast(rows["arrived_at"], pa.int64()).to_numpy()
-            found[stream] = rows.filter(pa.array((at >= start_us) & (at < end_us)))
-        return found
+            arrived = rows.filter(pa.array((at >= start_us) & (at < end_us)))
+            if arrived.num_rows:
+                taken = self._intake.take({stream: arrived}, end_us)
+                self.fresh.profiles(stream, taken.accepted[stream][0])
+                self._taken.add(taken)
 
     def _close_hour(self) -> None:
         """The hour's rows to the lake, and as a window in the making."""
