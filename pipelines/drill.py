@@ -1,35 +1,47 @@
 """Drills: break a branch on purpose, run the checks that production runs, and see whether they name what was done.
 
-A drill is a function of (home, bug, intensity).  It injects the bug at its own stage, runs what lies downstream through the
-same functions as production, hands the branch alone to the checks, drops it, and only then compares with the truth.  The base
-is opened read-only and its fingerprint is taken before and after.  Called by `clickproof inject` and by tests.
+A drill is a function of (home, bug, intensity).  On a branch of the user's own home the world goes on, the monitors learn from
+clean days, and at some hour the bug starts at its own stage; bugs of data sets and training are judged at the gate instead.
+The monitors sit in a process of their own that is handed windows and nothing else, and only when they are done is the truth
+compared.  The base is opened read-only and its fingerprint is taken before and after.  Called by `clickproof inject` and by
+tests.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from features.requests import context_column
 from infra import branch
-from infra.clock import DAY_US, day_name
+from infra.clock import DAY_US, HOUR_US, day_name
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake, watermark_us
+from infra.progress import progress as bar
 from infra.settings import Settings
 from monitoring.bugs.catalogue import bug as look_up
-from monitoring.bugs.entry import Bug, Scene, Stage
-from monitoring.daily import watch
-from monitoring.findings import Checks, Finding
-from monitoring.gate import accept, accepted
-from pipelines.ingest import ingest_day
+from monitoring.bugs.entry import Bug, Scene
+from monitoring.findings import Checks
+from monitoring.gate import accept, accepted, judge
+from monitoring.gate.diagnosis import gate_diagnosis
+from pipelines.gauntlet.cells import HORIZON_US
+from pipelines.gauntlet.exports import as_parts, as_table
+from pipelines.gauntlet.gate import judged_here
+from pipelines.gauntlet.outcome import right
 from pipelines.materialize import lake_days, materialize_day
-from pipelines.sources.contract import Requests, Source
+from pipelines.plant.making import days_of_reference
+from pipelines.plant.plant import Plant
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE, assemble, audit
 from pipelines.training_set import split_windows
+from pipelines.watcher import Watcher
+
+LIVE = ("log", "reports")  # of the base: a server may be answering and a person drawing a report while a drill runs
+CLEAN_HOURS = 12  # watched before the onset: what pages there is a false alarm
+SETTLE = 2  # windows after the one that opened an incident: its hypotheses get better with evidence
+SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,101 +53,132 @@ class DrillResult:
     intensity: str  # "" in a clean run
     clean: bool
     expected: dict[str, str] | None  # class and subject of the truth; None in a clean run: nothing may page
-    found: bool  # a page named class and subject
+    found: bool  # an incident whose first hypothesis has the right class or subject
     as_expected: bool  # found, or silent in a clean run
-    bug_class: str | None  # of the worst page
-    subject: str | None  # of the worst page
-    caught_by: list[str]  # checks whose pages named class and subject
+    bug_class: str | None  # of the first hypothesis
+    subject: str | None  # of the first hypothesis
+    caught_by: list[str]  # checks that paged, where the bug was found
     checks_run: list[str]
     skipped: dict[str, str]
     findings: list[dict[str, Any]]
     base_untouched: bool
     runbook: list[str]
     seconds: float
+    hypotheses: list[dict[str, Any]]  # of the incident (or of the gate), likeliest first
+    incident: dict[str, Any] | None  # the first that named the bug, else the first; None at the gate
+    hours_to_detect: float | None  # from the onset; None at the gate
 
     def as_json(self) -> dict[str, Any]:
         """A dict of JSON types."""
         return asdict(self)
 
 
-def run(home: Home, bug: str, chosen: Settings, intensity: str = "strong", clean: bool = False) -> DrillResult:
+@dataclass(slots=True)
+class Watch:
+    """What the checks of one drill ran and found; whoever fills it does not know the bug."""
+
+    checks: Checks = field(default_factory=Checks)
+    incidents: list[dict[str, Any]] = field(default_factory=list)  # opened after the onset
+    hypotheses: list[dict[str, Any]] = field(default_factory=list)  # at the gate
+    early: int = 0  # incidents before the onset
+    onset_us: int | None = None
+
+
+def run(home: Home, bug: str | Bug, chosen: Settings, intensity: str = "strong", clean: bool = False) -> DrillResult:
     """One drill on a branch of `home`, which must hold what `make train` leaves; with `clean`, the same without the bug.
 
-    Raises ExplainedError for an unknown bug or a source that the bug cannot enter.
+    `bug` is a code or name of the catalogue, or a bug from elsewhere.  Raises ExplainedError for an unknown bug or intensity
+    and for a source that the bug cannot enter.
     """
     started = time.perf_counter()
-    entry = look_up(bug)
+    entry = look_up(bug) if isinstance(bug, str) else bug
     try:
-        strength = None if clean else entry.dose(intensity)
+        dose = None if clean else entry.dose(intensity)
     except KeyError as error:
         raise ExplainedError(str(error.args[0])) from error
     base = replace(home, writable=False)
     before = branch.fingerprint(base, LIVE)
     work = branch.create(base, f"drill-{entry.code.lower()}-{'clean' if clean else intensity}")
     try:
-        checks = STAGES[entry.stage](work, source_of(chosen), chosen, _rewrite(entry, strength))
+        watched = DRILLS["gate" if judged_here(entry) else "live"](work, chosen, entry, dose, intensity)
     finally:
         branch.drop(work)
     untouched = branch.fingerprint(base, LIVE) == before
-    return _compare(entry, "" if clean else intensity, clean, checks, untouched, time.perf_counter() - started)
+    return _compare(entry, "" if clean else intensity, clean, watched, untouched, time.perf_counter() - started)
 
 
-LIVE = ("log", "reports")  # of the base: a server may be answering and a person drawing a report while a drill runs
-
-Rewrite = Callable[[str, pa.Table], pa.Table]  # (view or stream, rows) -> rows
-Drill = Callable[[Home, Source, Settings, Rewrite], Checks]
+Drill = Callable[[Home, Settings, Bug, float | None, str], Watch]
 
 
-def _rewrite(entry: Bug, strength: float | None) -> Rewrite:
-    def rewrite(table: str, rows: pa.Table) -> pa.Table:
-        return rows if strength is None or table not in entry.tables else entry.inject(rows, strength, Scene(table, seed=1))
+def _live(work: Home, chosen: Settings, bug: Bug, dose: float | None, intensity: str) -> Watch:
+    """The world goes on; monitors learn from its clean days and watch some hours before the onset and those of the horizon."""
+    horizon_us = HORIZON_US[intensity]
+    after = -(-(CLEAN_HOURS * HOUR_US + horizon_us) // DAY_US)
+    plant = Plant.of(work, chosen, days_of_reference(work, chosen) + after)
+    watched = Watch(onset_us=plant.first_us + CLEAN_HOURS * HOUR_US)
+    onset_us = plant.first_us + CLEAN_HOURS * HOUR_US
+    until_us = onset_us + horizon_us
+    rest = plant.clean(onset_us, until_us) if dose is None else plant.broken(bug, dose, SEED, onset_us, until_us)
+    with Watcher(plant.columns) as watcher:
+        first_us, end_us = plant.reference
+        hours = range(first_us, end_us, HOUR_US)
+        for _, window in bar(zip(hours, plant.clean(first_us, end_us), strict=True), "learn", "hour", total=len(hours)):
+            watcher.warm_up(window)
+        for window in plant.clean(plant.first_us, onset_us):
+            watched.early += len(watcher.observe(window).opened)
+        settled: int | None = None
+        for window in rest:
+            seen = watcher.observe(window)
+            watched.checks.ran = list(dict.fromkeys([*watched.checks.ran, *seen.ran]))
+            watched.checks.findings += seen.findings
+            watched.checks.skipped |= seen.skipped
+            settled = SETTLE if seen.opened and settled is None else None if settled is None else settled - 1
+            if settled == 0:
+                break
+        watched.incidents = [found for found in watcher.incidents() if found["opened_us"] > onset_us]
+    watched.checks.skipped = {name: why for name, why in watched.checks.skipped.items() if name not in watched.checks.ran}
+    return watched
 
-    return rewrite
 
-
-def _feature_rows(work: Home, source: Source, chosen: Settings, rewrite: Rewrite) -> Checks:
-    """Materialise the days of the training split again with rewritten rows, assemble the training set, audit it."""
+def _gate(work: Home, chosen: Settings, bug: Bug, dose: float | None, intensity: str) -> Watch:
+    """Assemble the training set with the bug in its features' rows or in the export itself, and audit it."""
+    source = source_of(chosen)
     spec, windows, as_of_us = source.spec, split_windows(source.spec), watermark_us(work)
+
+    def rewrite(table: str, rows: pa.Table) -> pa.Table:
+        return rows if dose is None or table not in bug.tables else bug.inject(rows, dose, Scene(table, SEED))
+
     if accepted(work) is None:  # nothing was promoted yet: the set as it is before the bug is the history to compare with
         accept(work, audit(work, spec, assemble(work, spec, chosen), as_of_us, chosen.attribution_hours)[1])
-    first = min(window.first_us for window in windows.values())
-    last = max(window.last_us for window in windows.values())
-    for day in lake_days(Lake.of(work)):
-        if day_name(first - DAY_US) <= day < day_name(last):
-            materialize_day(work, spec, day, rewrite)
-    return audit(work, spec, assemble(work, spec, chosen), as_of_us, chosen.attribution_hours)[0]
+    if bug.stage == "feature":
+        first = min(window.first_us for window in windows.values())
+        last = max(window.last_us for window in windows.values())
+        for day in lake_days(Lake.of(work)):
+            if day_name(first - DAY_US) <= day < day_name(last):
+                materialize_day(work, spec, day, rewrite)
+    parts = assemble(work, spec, chosen).by_name()
+    if bug.stage == "training":
+        parts = as_parts(rewrite("training", as_table(parts)))
+    window_us = int(chosen.attribution_hours * HOUR_US)
+    checks = judge(work, parts, spec.entities, spec.context, SERVICE, as_of_us, window_us)[0]
+    return Watch(checks, hypotheses=[found.as_json() for found in gate_diagnosis(checks.findings)])
 
 
-def _next_day(work: Home, source: Source, chosen: Settings, rewrite: Rewrite) -> Checks:
-    """Let the world go on for a day with rewritten requests, ingest and materialise it, compare it with the days before."""
-    from pipelines.sources.world.legacy import LegacyRanker
-    from pipelines.sources.world.source import WorldSource
-
-    if not isinstance(source, WorldSource):
-        raise ExplainedError(f"this bug needs a world that goes on for another day; {source.spec.name} is a finished log")
-    world = source.resume(work)
-    day = day_name(world.now_us)
-    source.extend(work, LegacyRanker.of(world), world.now_us + DAY_US, lambda asked: _rewritten(asked, rewrite), progress=False)
-    ingest_day(work, source.spec, day)
-    materialize_day(work, source.spec, day)
-    return watch(work, day, source.spec.entities, source.spec.context, SERVICE)
+DRILLS: Mapping[str, Drill] = {"gate": _gate, "live": _live}
 
 
-STAGES: Mapping[Stage, Drill] = {"feature": _feature_rows, "traffic": _next_day}
-
-
-def _rewritten(asked: Requests, rewrite: Rewrite) -> Requests:
-    """Requests whose context went through `rewrite` as a table of request_id and context."""
-    rows = rewrite("requests", pa.table({"request_id": asked.request_id, **asked.context}))
-    return replace(asked, context={name: context_column(rows[name]) for name in asked.context})
-
-
-def _compare(entry: Bug, intensity: str, clean: bool, checks: Checks, untouched: bool, seconds: float) -> DrillResult:
+def _compare(entry: Bug, intensity: str, clean: bool, watched: Watch, untouched: bool, seconds: float) -> DrillResult:
     """The drill's outcome against the truth, which no check has seen."""
-    worst = checks.pages[0] if checks.pages else None
-    truth = (entry.bug_class, entry.subject)
-    hits = [finding for finding in checks.pages if (finding.bug_class, finding.subject) == truth]
-    found = bool(hits) and not clean
+    checks = watched.checks
+    incident = next((found for found in watched.incidents if right(entry, found)), next(iter(watched.incidents), None))
+    hypotheses = incident["hypotheses"] if incident else watched.hypotheses
+    paged = bool(watched.incidents) or (watched.onset_us is None and bool(checks.pages))
+    found = not clean and paged and right(entry, {"hypotheses": hypotheses})
+    pages = (
+        [f["check"] for f in incident["evidence"] if f["severity"] == "page"] if incident else [f.check for f in checks.pages]
+    )
+    top = hypotheses[0] if hypotheses and paged else None
+    hours = (incident["opened_us"] - watched.onset_us) / HOUR_US if incident and watched.onset_us is not None else None
     return DrillResult(
         code=entry.code,
         name=entry.name,
@@ -143,22 +186,17 @@ def _compare(entry: Bug, intensity: str, clean: bool, checks: Checks, untouched:
         clean=clean,
         expected=None if clean else {"class": entry.bug_class, "subject": entry.subject},
         found=found,
-        as_expected=untouched and (not checks.pages if clean else found and _named_first(checks, hits)),
-        bug_class=worst.bug_class if worst else None,
-        subject=worst.subject if worst else None,
-        caught_by=sorted({finding.check for finding in hits}) if not clean else [],
+        as_expected=untouched and not watched.early and (not paged if clean else found),
+        bug_class=top["class"] if top else None,
+        subject=top["subject"] if top else None,
+        caught_by=sorted(set(pages)) if found else [],
         checks_run=checks.ran,
         skipped=checks.skipped,
         findings=[finding.as_json() for finding in checks.findings],
         base_untouched=untouched,
         runbook=[entry.story, entry.looks_like],
         seconds=round(seconds, 2),
+        hypotheses=hypotheses,
+        incident=incident,
+        hours_to_detect=hours,
     )
-
-
-def _named_first(checks: Checks, hits: list[Finding]) -> bool:
-    """Whether, of some check that hit, the guilty subject leads its pages: an alarm that names ten columns names none."""
-    leaders: dict[str, str] = {}
-    for finding in checks.pages:
-        leaders.setdefault(finding.check, finding.subject)
-    return any(leaders[finding.check] == finding.subject for finding in hits)

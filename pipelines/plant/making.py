@@ -47,20 +47,40 @@ def make(folder: Path, tuning: str, seed: int, days: int) -> Plant:
 
 def of(home: Home, chosen: Settings, days: int) -> Plant:
     """See `Plant.of`."""
+    world, serving = _world_of(chosen), champion(home)
+    start_us = _start_us(home, world)
+    end_us = start_us + days * DAY_US
+    _go_on(home, world, end_us)
+    first_us = _untrained_us(world)
+    reference = first_us, min(max(first_us + REFERENCE_DAYS * DAY_US, start_us), end_us - DAY_US)
+    others = {load(home.artefacts, path.name).family: path.name for path in sorted(home.artefacts.iterdir()) if path.is_dir()}
+    return Plant(home, world, serving, others, reference)
+
+
+def days_of_reference(home: Home, chosen: Settings) -> int:
+    """How many days a home's world must go on before its plant has a whole reference; bugs take their days on top."""
+    world = _world_of(chosen)
+    return max(0, (_untrained_us(world) + REFERENCE_DAYS * DAY_US - _start_us(home, world)) // DAY_US)
+
+
+def _world_of(chosen: Settings) -> WorldSource:
     if chosen.source != "world":
         raise ExplainedError(f"this needs a world that goes on; {chosen.source} is a finished log (use --source world)")
-    serving = champion(home)
-    world = _world(chosen.size, chosen.seed)
+    return _world(chosen.size, chosen.seed)
+
+
+def _start_us(home: Home, world: WorldSource) -> int:
+    """Where the plant of a home begins: where its world stood when recording began, or stands now."""
     done = recorded_days(home)
     start_us = done[0] if done else world.resume(home).now_us
     if start_us % DAY_US:
         raise ExplainedError(f"the events of {home.root} end within a day; a plant goes on from a midnight")
-    end_us = start_us + days * DAY_US
-    _go_on(home, world, end_us)
-    untrained_us = max(window.last_us for name, window in split_windows(world.spec).items() if name != "test")
-    others = {load(home.artefacts, path.name).family: path.name for path in sorted(home.artefacts.iterdir()) if path.is_dir()}
-    reference = untrained_us, min(max(untrained_us + REFERENCE_DAYS * DAY_US, start_us), end_us - DAY_US)
-    return Plant(home, world, serving, others, reference)
+    return start_us
+
+
+def _untrained_us(world: WorldSource) -> int:
+    """The first instant that no model was trained, stopped or calibrated on."""
+    return max(window.last_us for name, window in split_windows(world.spec).items() if name != "test")
 
 
 def _world(size: str, seed: int) -> WorldSource:

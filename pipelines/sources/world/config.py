@@ -1,7 +1,7 @@
 """How big a simulated market is, and which calendar it lives in.  Read by every part of the world.
 
-The sizes differ in numbers only: the same laws hold in each.  Two more, market and bazaar, are what the gauntlet breaks: short
-histories, and two tunings.
+The sizes differ in numbers only: the same laws hold in each.  Two more, market and bazaar, are what the gauntlet breaks: fewer
+users, and two tunings.
 """
 
 import hashlib
@@ -65,8 +65,8 @@ class WorldConfig:
         if size == "large":
             return cls("large", seed, 28, 400_000, 120_000, 6_000, Split(13, 7, 1, 1, 5))
         if size == "market":
-            return cls("market", seed, 21, 45_000, 9_000, 1_300, Split(12, 6, 1, 1, 0))
+            return cls("market", seed, 28, 45_000, 9_000, 1_500, Split(18, 6, 1, 2, 0))
         if size == "bazaar":
-            split = Split(12, 6, 1, 1, 0)
-            return cls("bazaar", seed, 21, 40_000, 11_000, 1_900, split, 24, 3, FIRST_DAY_US + 56 * DAY_US, BAZAAR)
+            split = Split(18, 6, 1, 2, 0)
+            return cls("bazaar", seed, 28, 40_000, 11_000, 3_000, split, 24, 3, FIRST_DAY_US + 49 * DAY_US, BAZAAR)
         raise ExplainedError(f"no size {size!r} of the simulated market; there are tiny, small and large; market and bazaar")
