@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     )
     live_days: int = Field(14, ge=3, le=60, description="Simulated days that the control room's monitors learn from first.")
     drill_token: str = Field("", description="Token that injecting and healing need; empty: one is made at start and printed.")
+    webhook_url: str = Field("", description="URL that is told of incidents by POST of JSON (http or https); empty for nobody.")
     clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
 
     def base(self) -> Home:

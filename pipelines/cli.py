@@ -114,6 +114,22 @@ def monitor_log(
 
 @app.command()
 @with_settings
+def incidents(
+    chosen: Settings,
+    what: Annotated[
+        str, typer.Argument(help="list, show N, ack N, normal N (learn it from now on) or false-alarm N.")
+    ] = "list",
+    number: Annotated[int | None, typer.Argument(help="Which incident.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the monitors found in this home, and what people said about it."""
+    from pipelines.incidents_command import incidents_command
+
+    incidents_command(chosen, what, number, as_json)
+
+
+@app.command()
+@with_settings
 def retrain(
     chosen: Settings, as_json: AsJson = False, force: Annotated[bool, typer.Option(help="Train even without a reason.")] = False
 ) -> None:
@@ -159,9 +175,7 @@ def gauntlet(
 @with_settings
 def live(
     chosen: Settings,
-    port: Annotated[
-        int | None, typer.Option(help="Port of the page; 8080 by default, 0 for a free one.")
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the page; 8080 by default, 0 for a free one.")] = None,
     speed: Annotated[float | None, typer.Option(help="Simulated seconds in a second at the start.")] = None,
 ) -> None:
     """The control room: the running system on a branch, and a page on which to break it and watch it say what broke."""

@@ -5,7 +5,6 @@ Reads the mapping and the files, judges the window, prints the verdict; no home,
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from infra.errors import ExplainedError
 from monitoring.findings import Finding
@@ -16,6 +15,7 @@ from monitoring.outside.mapping import read_mapping
 from monitoring.outside.reading import read_log, read_offline
 from monitoring.runbooks import runbook
 from pipelines.console import finish, say
+from pipelines.incident_store import plain
 
 
 def monitor_log(reference: Sequence[str], window: Sequence[str], offline: Sequence[str], mapping: Path) -> Verdict:
@@ -45,7 +45,7 @@ def monitor_log_command(
 ) -> int:
     """Print the verdict; 1 where there is an incident and the caller wants to fail on one, otherwise 0."""
     verdict = monitor_log(reference, window, offline, mapping)
-    finish(_jsonable(verdict.as_json()), as_json, as_text(verdict))
+    finish(plain(verdict.as_json()), as_json, as_text(verdict))
     return 1 if fail_on_incident and verdict.incidents else 0
 
 
@@ -85,16 +85,3 @@ def _incident(incident: Incident) -> list[str]:
 
 def _short(finding: Finding) -> str:
     return f"{finding.symptom or finding.check} in {finding.subject}"
-
-
-def _jsonable(value: Any) -> Any:
-    """The same with numbers that JSON knows: numpy's become Python's, and what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(each) for each in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value

@@ -220,13 +220,23 @@ def _answers(questions: Iterator[tuple[dict[str, Any], Window | None]]) -> Itera
         elif op == "incidents":
             yield {"incidents": [incident.as_json() for incident in monitor.desk.incidents]}
         elif op == "set_state":
-            _incident(monitor, message["number"]).state = message["state"]
+            _say(monitor, message["number"], message["state"])
             yield {}
         elif op == "cpu":
             used = os.times()
             yield {"cpu_s": used.user + used.system}
         else:
             yield {"error": f"no question {op!r}"}
+
+
+def _say(monitor: Monitor, number: int, state: str) -> None:
+    """Take in a person's word; `normal` acknowledges an incident as the new normal, so that the monitor learns it."""
+    if state in ("acknowledged", "normal"):
+        monitor.desk.acknowledge(number, as_new_normal=state == "normal")
+    elif state == "false-alarm":
+        monitor.desk.false_alarm(number)
+    else:
+        _incident(monitor, number).state = state  # type: ignore[assignment]
 
 
 def _incident(monitor: Monitor, number: int) -> Incident:

@@ -43,6 +43,56 @@ def _location(slug: str, each: Observation) -> float:
     return -0.5 if large and slug == "covariate-shift" else 0.3 if slug == "covariate-shift" else 0.0
 
 
+def _invariant(slug: str, each: Observation) -> float:
+    """A column that follows the clock and does not any more is a matter of time; one that an owner decides, is not."""
+    clock = each.evidence.get("with") == "time" or each.evidence.get("sign") == "clock+"
+    if slug == "time-zone-shift":
+        return (1.0 if number(each, "shift") else 0.3) if clock else -3.0
+    return -1.5 if clock else 0.0
+
+
+def _shares(slug: str, each: Observation) -> float:
+    """The world moves shares by some percent of themselves; a value that nobody had, or a bin that is many times as full, was
+    made by a mistake."""
+    seen, expected = number(each, "seen"), number(each, "expected")
+    if seen is None or expected is None:
+        return 0.0
+    times, label = seen / max(expected, 0.5), str(each.evidence.get("number", ""))
+    if label == "other values" and times > 10:  # values without a share of their own, where there were hardly any
+        return {"schema-change": 3.5, "category-reencoding": 0.5}.get(slug, -1.5)
+    if slug == "covariate-shift":
+        return -1.2 if times > 5 else 0.4 if times < 2 else 0.0
+    return 0.8 if slug == "unit-change" and times > 5 and " to " in label else 0.0
+
+
+def _zeros(slug: str, each: Observation) -> float:
+    """Zeros that replace nulls come as nulls go."""
+    share, nulls = number(each, "share"), number(each, "nulls_change")
+    if share is None or nulls is None or share <= 0:
+        return 0.0
+    replaced = 0.5 < -nulls / share < 1.6
+    if slug == "imputation-difference":
+        return 3.0 if replaced else -2.0
+    return -0.7 if replaced and slug == "default-value-skew" else 0.0
+
+
+def _distinct(slug: str, each: Observation) -> float:
+    """Repeats of one value are a constant; repeats of many are a coarser scale."""
+    signs = each.evidence.get("signs", {})
+    one = isinstance(signs, dict) and signs.get("top+", 0.0) >= 0.85 * max(signs.get("distinct+", 0.0), 1e-9)
+    if slug == "constant-fallback":
+        return 2.0 if one else -1.0
+    return -1.5 if one and slug in ("quantisation", "cast-or-rounding") else 0.0
+
+
+def _slice(slug: str, each: Observation) -> float:
+    """Users that nobody knew and that click several times as often are no people."""
+    ratio = number(each, "ratio")
+    if each.subject != "user" or ratio is None or ratio < 2:
+        return -1.0 if slug == "bots" else 0.0
+    return {"bots": 2.0, "concept-drift": -1.0}.get(slug, 0.0)
+
+
 def _tail(slug: str, each: Observation) -> float:
     ratio = number(each, "ratio")
     if slug != "unit-change" or ratio is None or ratio <= 0:
@@ -67,12 +117,22 @@ def _residual(slug: str, each: Observation) -> float:
 
 
 def _calibration_low(slug: str, each: Observation) -> float:
-    """Without books a world with fewer clicks and a pipeline that loses them look the same; the pipeline is the likelier."""
+    """Fewer clicks, or more promised?  Without books a world with fewer clicks and a pipeline that loses them look the same;
+    the pipeline is the likelier."""
+    ratio, p_change = number(each, "ratio"), number(each, "p_change")
+    if ratio and p_change and p_change > 1.08 and abs(math.log(p_change * ratio)) < 0.4 * abs(math.log(ratio)):
+        return -1.5 if slug in ("prior-shift", "lost-clicks", "late-events") else 0.0
     return 0.25 if slug == "lost-clicks" else 0.0
 
 
 _RULES = {
     "location-moved": _location,
+    "shares-moved": _shares,
+    "invariant-broken": _invariant,
+    "zeros-up": _zeros,
+    "mode-up": _zeros,
+    "distinct-down": _distinct,
+    "slice-calibration": _slice,
     "tail-up": _tail,
     "residual-moved": _residual,
     "rescore-mismatch": _residual,

@@ -19,10 +19,12 @@ from monitoring.diagnosis.profiles import PROFILES, Profile
 from monitoring.findings import Finding
 
 ELSEWHERE = 0.02  # chance of seeing a symptom that has another cause than the one in question
-UNEXPLAINED = 0.006  # the same for a symptom that the class does not show at all
-GUESS = 0.8  # log odds for the class that the tier named itself: it has seen more than it could write down
+UNEXPLAINED = 0.002  # the same for a page that the class does not lead one to see at all
+STRAY = 0.008  # the same for a notice: those come by themselves now and then
+GUESS = 1.2  # log odds for the class that the tier named itself: it has seen more than it could write down
+PLAIN = {"prior-shift", "concept-drift"}  # what the calibration tier calls anything that it cannot tell more about
 REPLAY_AGREES = 2.0  # log odds against a feature bug whose column recomputes, and against an artefact that rescores
-MISSING = 0.35  # weight of what should have been seen and was not: checks differ in power
+MISSING = 0.8  # weight of what should have been seen and was not: checks differ in power
 BROAD = 2.0  # softens the posterior: observations are not independent, as naive Bayes would have it
 MOST = 8  # hypotheses worth showing
 TITLES = {known.slug: known.title for known in CLASSES}
@@ -109,9 +111,11 @@ def _candidates(observed: Sequence[Observation]) -> list[tuple[str, str]]:
 
 def _fits(profile: Profile, each: Observation) -> bool:
     """Whether a symptom of this subject can be the class's own: artefacts show in predictions, feature bugs in features."""
-    if each.tier in ("calibration", "exact", "experiment"):
-        return True
-    return (profile.place == "artefact") == is_prediction(each) or profile.place in ("labels", "experiment")
+    if is_prediction(each):
+        return profile.place == "artefact"
+    if profile.place == "artefact":
+        return False
+    return each.tier != "calibration" or profile.place != "feature"
 
 
 def is_prediction(each: Observation) -> bool:
@@ -120,11 +124,9 @@ def is_prediction(each: Observation) -> bool:
 
 
 def _is_own(profile: Profile, subject: str, each: Observation) -> bool:
-    if each.symptom not in profile.own:
+    if each.symptom not in profile.own or not _fits(profile, each):
         return False
-    if profile.place == "artefact" and each.tier != "calibration":
-        return is_prediction(each)
-    return each.subject == subject
+    return profile.place == "artefact" or each.subject == subject
 
 
 def _wake(profile: Profile, each: Observation) -> float:
@@ -146,7 +148,7 @@ def _weigh(slug: str, subject: str, observed: Sequence[Observation], seen: Looks
     total = math.log(profile.prior)
     for each in own:
         total += each.strength * math.log(profile.own[each.symptom] / ELSEWHERE)
-        total += detail(slug, each) + (GUESS * each.strength if slug in each.guesses else 0.0)
+        total += detail(slug, each) + (GUESS * each.strength if slug in each.guesses and slug not in PLAIN else 0.0)
     total += _absences(profile, own, seen)
     cause = max(own, key=lambda each: each.strength, default=None)
     follows = [each for each in observed if each not in own]
@@ -165,8 +167,10 @@ def _weigh(slug: str, subject: str, observed: Sequence[Observation], seen: Looks
 def _chance(profile: Profile, each: Observation, cause: Observation | None) -> float:
     """The chance of seeing an observation in the wake of a cause that is seen as strongly as this."""
     chance = _wake(profile, each)
+    if chance == 0:
+        return UNEXPLAINED if each.page and each.weight >= 1 else STRAY
     if chance <= ELSEWHERE:
-        return UNEXPLAINED if chance == 0 else ELSEWHERE
+        return chance
     if cause is None or not later(each, cause):
         return ELSEWHERE / 2
     follows = min(1.0, cause.strength / each.strength) ** 2
@@ -187,7 +191,8 @@ def _absences(profile: Profile, own: Sequence[Observation], seen: Looks) -> floa
     for symptom, chance in profile.own.items():
         needs = _needs(symptom)
         can_look = needs in seen if needs else True
-        if chance >= 0.7 and symptom not in shown and can_look and needs not in ("features", "model"):
+        # Replay is judged as a whole above, and the distribution tier names the sharpest sign, not every one.
+        if chance >= 0.7 and symptom not in shown and can_look and needs in ("labels", "books"):
             against += MISSING * math.log((1 - chance) / (1 - ELSEWHERE))
     return against
 

@@ -12,8 +12,19 @@ from infra.clock import HOUR_US
 from monitoring.findings import SYMPTOMS, Finding
 
 TIER_OF = {symptom: tier for tier, symptoms in SYMPTOMS.items() for symptom in symptoms}
-# The prediction goes by several names: by itself, and by the artefact that made it.
-RESIDUAL = {"residual-moved", "rescore-offset", "rescore-constant", "rescore-rounded", "rescore-mismatch", "unknown-version"}
+# The distribution tier reports a column once, by its sharpest sign; the others stand in its evidence under `signs`, as a kind
+# and a direction.  What each of them would be called had it been the sharpest:
+SIGNS = {
+    "null+": "nulls-up", "null-": "nulls-down", "zero+": "zeros-up", "mode+": "mode-up", "top+": "mode-up",
+    "new+": "new-values", "far-low+": "tail-up", "far-high+": "tail-up", "distinct+": "distinct-down", "grid+": "distinct-down",
+    "cast+": "distinct-down", "distinct-": "distinct-up", "map+": "invariant-broken", "apart+": "invariant-broken",
+    "clock+": "invariant-broken", "novel+": "novel-entities", "heavy+": "concentration-up", "category+": "shares-moved",
+    "category-": "shares-moved", "bin+": "shares-moved", "bin-": "shares-moved", "mean+": "location-moved",
+    "mean-": "location-moved", "residual-bin+": "residual-moved", "residual-bin-": "residual-moved",
+    "residual-mean+": "residual-moved", "residual-mean-": "residual-moved", "residual-spread+": "residual-moved",
+    "residual-spread-": "residual-moved",
+}  # fmt: skip
+SIDE = 0.6  # weight of a sign beside the one that names the finding: they move together
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +40,31 @@ class Observation:
     evidence: Mapping[str, Any]  # of the strongest
     guesses: frozenset[str]  # classes that the tier itself named
     text: str  # the strongest, in words
+    weight: float = 1.0  # below one where another observation of the same finding says nearly the same
 
     @property
     def strength(self) -> float:
         """Weight of the evidence: 0.3 for a faint notice, 1 at the page limit, growing with its logarithm up to 2."""
         if self.excess < 1:
-            return 0.3 + 0.7 * max(self.excess, 0.0)
-        return min(1 + 0.15 * math.log2(self.excess), 2.0)
+            return self.weight * (0.3 + 0.7 * max(self.excess, 0.0))
+        return self.weight * min(1 + 0.15 * math.log2(self.excess), 2.0)
 
 
 def observe(findings: Iterable[Finding]) -> list[Observation]:
     """What was observed, strongest first."""
-    return sorted((_observation(each) for each in group(findings).values()), key=lambda o: -o.excess)
+    found = {key: _observation(each) for key, each in group(findings).items()}
+    beside: dict[tuple[str, str, str], Observation] = {}
+    for named in found.values():
+        for sign, excess in named.evidence.get("signs", {}).items():
+            key = named.tier, SIGNS.get(sign, ""), named.subject
+            if key[1] and key not in found and excess > (beside[key].excess if key in beside else 0.0):
+                said = f"{key[1]} in {named.subject} beside it"
+                page = named.page and excess >= 1
+                beside[key] = replace(
+                    named, symptom=key[1], excess=excess, page=page, evidence={"sign": sign}, guesses=frozenset(), text=said,
+                    weight=SIDE,
+                )  # fmt: skip
+    return sorted([*found.values(), *beside.values()], key=lambda o: -o.excess)
 
 
 def _observation(found: Sequence[Finding]) -> Observation:

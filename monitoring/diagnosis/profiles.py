@@ -15,7 +15,8 @@ Place = Literal["feature", "artefact", "world", "labels", "traffic", "experiment
 
 _SHAPE = ("location-moved", "shares-moved", "tail-up", "mode-up", "distinct-down", "distinct-up", "concentration-up")
 # How a wrong or different input goes on: the prediction's distribution moves, and clicks no longer match it.
-_PREDICTION = dict.fromkeys((*_SHAPE, "slow-trend", "nulls-up", "zeros-up"), 0.3)
+# What p should be given the features is learned where features are usual, so odd inputs leave residuals too.
+_PREDICTION = dict.fromkeys((*_SHAPE, "slow-trend", "nulls-up", "zeros-up"), 0.3) | {"residual-moved": 0.12}
 _CALIBRATION = dict.fromkeys(("calibration-low", "calibration-high", "slice-calibration", "discrimination-down"), 0.3) | {
     "slow-calibration": 0.1, "randomised-slice": 0.05,
 }  # fmt: skip
@@ -43,12 +44,13 @@ def _feature(own: Mapping[str, float], features: Mapping[str, float] | None = No
 PROFILES: dict[str, Profile] = {
     "default-value-skew": _feature({
         "to-default": 0.95, "zeros-up": 0.85, "mode-up": 0.5, "mismatch": 0.1, "location-moved": 0.3, "shares-moved": 0.4,
-        "nulls-up": 0.05, "tail-up": 0.1, "distinct-down": 0.05, "concentration-up": 0.1, "invariant-broken": 0.15,
+        "nulls-up": 0.05, "tail-up": 0.2, "distinct-down": 0.05, "concentration-up": 0.1, "invariant-broken": 0.3,
         "novel-entities": 0.02,
     }),
     "unit-change": _feature({
-        "ratio": 0.95, "location-moved": 0.7, "tail-up": 0.7, "mismatch": 0.1, "shares-moved": 0.4, "distinct-up": 0.2,
-        "new-values": 0.1, "out-of-range": 0.2, "contract": 0.05, "invariant-broken": 0.2, "zeros-up": 0.03,
+        "ratio": 0.95, "location-moved": 0.7, "tail-up": 0.7, "mismatch": 0.1, "shares-moved": 0.5, "distinct-up": 0.2,
+        "new-values": 0.1, "out-of-range": 0.2, "contract": 0.05, "invariant-broken": 0.4, "zeros-up": 0.03,
+        "distinct-down": 0.2, "mode-up": 0.03,
     }),
     "category-reencoding": _feature({
         "permuted": 0.95, "shares-swapped": 0.7, "invariant-broken": 0.5, "shares-moved": 0.4, "mismatch": 0.3, "mode-up": 0.05,
@@ -63,12 +65,12 @@ PROFILES: dict[str, Profile] = {
         "clock-skew": 0.1,
     }),
     "cast-or-rounding": _feature({
-        "rounded": 0.95, "distinct-down": 0.85, "zeros-up": 0.2, "mode-up": 0.3, "shares-moved": 0.3, "location-moved": 0.15,
-        "mismatch": 0.1, "invariant-broken": 0.1,
+        "rounded": 0.95, "distinct-down": 0.85, "zeros-up": 0.3, "mode-up": 0.4, "shares-moved": 0.4, "location-moved": 0.15,
+        "mismatch": 0.1, "invariant-broken": 0.5, "tail-up": 0.2,
     }),
     "imputation-difference": _feature({
-        "from-null": 0.95, "nulls-down": 0.9, "zeros-up": 0.6, "mode-up": 0.5, "location-moved": 0.3, "shares-moved": 0.3,
-        "tail-up": 0.1, "distinct-up": 0.05,
+        "from-null": 0.95, "nulls-down": 0.9, "zeros-up": 0.6, "mode-up": 0.5, "location-moved": 0.3, "shares-moved": 0.4,
+        "tail-up": 0.2, "distinct-up": 0.05, "invariant-broken": 0.3, "distinct-down": 0.05,
     }),
     "null-spike": _feature({
         "to-null": 0.95, "nulls-up": 0.95, "mismatch": 0.05, "shares-moved": 0.3, "location-moved": 0.05, "contract": 0.1,
@@ -90,7 +92,7 @@ PROFILES: dict[str, Profile] = {
     "uncorrected-downsampling": Profile("artefact", {
         "rescore-offset": 0.95, "residual-moved": 0.85, "location-moved": 0.8, "shares-moved": 0.7, "calibration-low": 0.9,
         "tail-up": 0.3, "out-of-range": 0.02,
-    }, {}, _PREDICTION, _CALIBRATION | {"calibration-high": 0.02}, 1.0),
+    }, {}, _PREDICTION, _CALIBRATION | {"calibration-low": 0.9, "calibration-high": 0.01}, 1.0),
     "constant-fallback": Profile("artefact", {
         "rescore-constant": 0.95, "mode-up": 0.9, "residual-moved": 0.5, "distinct-down": 0.3, "shares-moved": 0.4,
         "location-moved": 0.2, "discrimination-down": 0.3, "nulls-up": 0.2, "concentration-up": 0.2, "zeros-up": 0.1,
@@ -106,7 +108,8 @@ PROFILES: dict[str, Profile] = {
     }, _MIX, _PREDICTION, _CALIBRATION | {"volume-up": 0.1, "volume-down": 0.1}, 1.0),
     "new-ad-wave": Profile("world", {
         "novel-entities": 0.95, "new-values": 0.5, "concentration-up": 0.1,
-    }, _MIX | dict.fromkeys(("zeros-up", "nulls-up", "location-moved", "shares-moved"), 0.35),
+    }, _MIX | dict.fromkeys(("zeros-up", "nulls-up", "location-moved", "shares-moved"), 0.35) | dict.fromkeys(
+        ("distinct-down", "distinct-up", "invariant-broken"), 0.15),
         _PREDICTION, _CALIBRATION | {"volume-up": 0.1}, 1.0),
     "prior-shift": Profile("world", {
         "calibration-low": 0.9, "calibration-high": 0.9, "slow-calibration": 0.2,
@@ -128,13 +131,16 @@ PROFILES: dict[str, Profile] = {
     }, {}, {}, {"slice-calibration": 0.1, "calibration-low": 0.5, "calibration-high": 0.1, "volume-down": 0.2,
         "unreconciled": 0.1, "slow-calibration": 0.1}, 0.9),
     "bots": Profile("traffic", {
-        "click-concentration": 0.9, "concentration-up": 0.7, "calibration-high": 0.5, "novel-entities": 0.2, "volume-up": 0.2,
-    }, _MIX | {"concentration-up": 0.5}, _PREDICTION, {
+        "click-concentration": 0.9, "concentration-up": 0.7, "slice-calibration": 0.3, "novel-entities": 0.2, "volume-up": 0.2,
+    }, {s: 0.4 * chance for s, chance in _MIX.items()} | {"concentration-up": 0.5, "novel-entities": 0.3, "distinct-down": 0.1},
+        {s: 0.5 * chance for s, chance in _PREDICTION.items()}, {
         "calibration-high": 0.5, "slice-calibration": 0.4, "discrimination-down": 0.2,
         "volume-up": 0.3, "click-concentration": 0.6, "calibration-low": 0.1, "not-sticky": 0.02}, 0.9),
     "duplicated-events": Profile("traffic", {
         "duplicate-ids": 0.95, "volume-up": 0.5, "unreconciled": 0.1,
-    }, {"shares-moved": 0.05, "concentration-up": 0.1}, {}, {"volume-up": 0.5, "unreconciled": 0.3, "calibration-high": 0.1,
+    }, {"shares-moved": 0.05, "concentration-up": 0.1, "distinct-down": 0.5, "mode-up": 0.1},
+        {"distinct-down": 0.6, "mode-up": 0.1, "concentration-up": 0.1}, {
+        "volume-up": 0.5, "unreconciled": 0.3, "calibration-high": 0.1,
         "calibration-low": 0.1, "click-concentration": 0.1}, 1.0),
     "partial-partition": Profile("traffic", {
         "hours-missing": 0.9, "volume-down": 0.8,

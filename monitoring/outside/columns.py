@@ -1,6 +1,8 @@
-"""What the monitor must know of a log's columns and nobody has said: which of the categories are ids that turn over.  Pure.
+"""What the monitor must know of a log's columns and nobody has said.  Pure.
 
-Which key owns a column, and which columns follow the clock, the distribution tier finds out by itself.
+Categories that turn over by themselves are ids.  Columns of a kind are a family: how much days differ is learned from all of
+them, and shrinking finds out how alike they are.  Which key owns a column, and which columns follow the clock, the distribution
+tier finds out by itself.
 """
 
 import numpy as np
@@ -23,7 +25,8 @@ def log_columns(reference: pa.Table, mapping: LogMapping) -> LogColumns:
         named = name in (mapping.user, mapping.item)
         if named or pc.count_distinct(column).as_py() > MANY or _turnover(column, reference["time"].to_numpy()) > TURNOVER:
             ids.append(name)
-    return LogColumns(mapping.categorical, mapping.numeric, tuple(ids))
+    families = dict.fromkeys(mapping.categorical, "categorical") | dict.fromkeys(mapping.numeric, "numeric")
+    return LogColumns(mapping.categorical, mapping.numeric, tuple(ids), families)
 
 
 def _turnover(column: pa.ChunkedArray, time: np.ndarray) -> float:

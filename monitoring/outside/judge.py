@@ -1,7 +1,8 @@
 """One window of an outside log against a reference: the same five tiers, the same desk, one verdict.
 
-Reference days are learned hour by hour, then the window's hours are judged, and the window as a whole where its end is not a
-day's.  Everything found becomes one incident a root cause.  Pure: tables in, verdict out.  Called by `pipelines.monitor_log`.
+Reference days are learned hour by hour; then the window is judged hour by hour, which sees what lasts an hour, and in one
+piece, which spends a day's budget on one test of a fixed sample and sees what is faint all day.  Everything found becomes one
+incident a root cause.  Pure: tables in, verdict out.  Called by `pipelines.monitor_log`.
 """
 
 from collections import Counter
@@ -22,6 +23,7 @@ from monitoring.incidents import Desk, Incident
 from monitoring.monitor import Monitor, Seen
 from monitoring.outside.columns import log_columns
 from monitoring.outside.mapping import LogMapping
+from monitoring.outside.maturity import young
 from monitoring.outside.reading import Log, same_types
 from monitoring.outside.span import Span, hours, reference_span, window_span
 from monitoring.window import REFUSED, Window
@@ -72,13 +74,11 @@ def judge(reference: Log, window: Log, offline: Log | None, mapping: LogMapping)
     plan = _plan(reference, mapping)
     for one in _windows(reference, usual, plan):
         monitor.warm_up(one)
-    whole_days = now.phase_us == 0
-    spare = None if whole_days else monitor.copy()
+    whole = monitor.copy()
     seen = [monitor.observe(_ahead(one, ahead)) for one in _windows(window, now, plan, offline)]
-    if spare is not None:  # no hour ends this window's day, so it is judged in one piece too
-        table = pa.concat_tables([rows for _, _, rows in hours(window.table, now)])
-        seen.append(spare.observe(_ahead(_window(now.start_us, now.end_us, table, plan, offline, window.refused), ahead)))
+    seen += [whole.observe(_ahead(one, ahead)) for one in _pieces(window, now, plan, offline)]
     findings = [_back(f, ahead) for one in seen for f in one.findings]
+    findings = [young(f, window.table, now.end_us) for f in findings]
     incidents, notices = _root_causes(findings, now, window.table, plan, offline)
     checked, skipped = _coverage(seen, mapping, window, offline)
     return Verdict(incidents, notices, checked, skipped, _facts(reference, window, usual, now, columns.ids))
@@ -126,6 +126,14 @@ def _windows(log: Log, span: Span, plan: dict[str, float] | None, offline: Log |
     for start, end, rows in hours(log.table, span):
         yield _window(start, end, rows, plan, recomputed, refused)
         refused = Counter()
+
+
+def _pieces(log: Log, span: Span, plan: dict[str, float] | None, offline: Log | None) -> Iterator[Window]:
+    """The window without cuts, but for gaps between its stretches."""
+    time, recomputed = _time(log), _sampled(offline)
+    for start, end in span.stretches:
+        first, last = np.searchsorted(time, [start, end])
+        yield _window(start, end, log.table.slice(int(first), int(last - first)), plan, recomputed, Counter())
 
 
 def _window(

@@ -19,7 +19,7 @@ from monitoring.tiers.distribution.prediction_model import PredictionModel
 from monitoring.tiers.distribution.rows import BOTH, EVERYTHING, F64, I64, Rows
 from monitoring.window import LogColumns
 
-OWNER_HOURS = 12  # hours of the sample in which owners are looked for
+OWNER_HOURS, OWNER_ROWS = 12, 8000  # of the sample, at least, in which owners are looked for
 FEW = 64  # values of a category that may own together with another
 
 
@@ -33,7 +33,8 @@ class Census:
         there = [n for n in columns.names if f"f_{n}" in sample.names]
         entities = [n for n in ("user", "item") if n in sample.names]
         keys = self._keys(hours[-1], entities)
-        looked = list(hours)[:: max(1, len(hours) // OWNER_HOURS)]
+        enough = max(OWNER_HOURS, OWNER_ROWS * len(hours) // max(sample.rows, 1))
+        looked = list(hours)[:: max(1, len(hours) // enough)]
         self.numbers: list[NumberCounter] = []
         self.categories: list[CategoryCounter] = []
         self.entities = [EntityCounter(n, n, n, sample) for n in entities]
@@ -44,6 +45,8 @@ class Census:
         for name in there:
             column, family = f"f_{name}", columns.families.get(name, name)
             strict = find_owner(looked, column, name in numeric, keys, AGREE)
+            # Where an hour has hardly two rows a key, days together still show what never changes.
+            strict = strict or find_owner([sample], column, name in numeric, entities, AGREE)
             owner = strict or find_owner(looked, column, name in numeric, keys, LOOSE)
             self.owner[name] = owner
             cluster = self._cluster(name, owner, sample)

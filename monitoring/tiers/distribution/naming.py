@@ -107,6 +107,7 @@ def _finding(census: Census, rows: Rows, window: Window, worst: list[Worst]) -> 
         "log10_p": float(judged.log10_p[i]),
         "limit_log10_p": float(judged.page[i]),
         "signs": _signs(worst, best),
+        **_nulls(census, best),
         **more,
     }
     severity: Literal["page", "notice"] = "page" if best.page else "notice"
@@ -131,6 +132,17 @@ def _signs(worst: list[Worst], best: Worst) -> dict[str, float]:
         if one.excess >= 0.2 * best.excess:
             signs[f"{one.part.kind}{'+' if one.judged.left[one.index] > 0 else '-'}"] = round(one.excess, 3)
     return signs
+
+
+def _nulls(census: Census, best: Worst) -> dict[str, float]:
+    """By which share of rows nulls rose, or fell, where zeros or one value rose: one may replace the other."""
+    if best.part.kind not in ("zero", "mode", "top"):
+        return {}
+    judged = best.judged
+    for i, part in enumerate(census.parts):
+        if part.subject == best.part.subject and part.kind == "null" and part.form == "share":
+            return {"nulls_change": float(judged.left[i]) / max(judged.rows, 1)}
+    return {}
 
 
 def _name(
@@ -279,10 +291,24 @@ def _owned(census: Census, rows: Rows, best: Worst, share: float) -> tuple[str, 
         steady = float(np.mean(np.abs(np.log(ratio / middle)) < 0.05))
         if steady > 0.6 and abs(np.log(middle)) > np.log(3):
             return "tail-up", "unit-change", {**with_, "ratio": middle}
-        if abs(np.log(middle)) < 0.05:
+        if _rounded(seen, right):
             return "invariant-broken", "cast-or-rounding", {**with_, "ratio": middle}
         return "invariant-broken", "stale-features", {**with_, "ratio": middle}
     return "invariant-broken", "stale-features", with_
+
+
+def _rounded(seen: F64, right: F64) -> bool:
+    """Whether most of the wrong values are the right ones on a coarser grid: rounded, cut off, or in half precision."""
+    known = ~np.isnan(seen) & ~np.isnan(right)
+    if not known.any():
+        return False
+    seen, right = seen[known], right[known]
+    with np.errstate(over="ignore"):
+        coarser = [right.astype(np.float16).astype(np.float64)]
+    for digits in range(-1, 5):
+        scaled = right * 10.0**digits
+        coarser += [step(scaled) / 10.0**digits for step in (np.round, np.floor, np.ceil)]
+    return bool(max(np.mean(np.isclose(seen, each, rtol=1e-6, atol=1e-12)) for each in coarser) > 0.6)
 
 
 def _owner_median(values: F64, owner: np.ndarray) -> F64:
