@@ -77,3 +77,16 @@ def keys(data: Dataset) -> dict[str, I64]:
     """Columns of whole numbers and texts, as codes: what a statistic may have been grouped by."""
     found = {name: codes(values) for name, values in scalar(data).items() if values.dtype.kind != "f"}
     return found if "user_id" in found else {**found, "group": codes(data.group)}
+
+
+SMALL = 64  # categories that a user or ad may be crossed with to make a key
+
+
+def crossed(single: Mapping[str, I64]) -> dict[str, I64]:
+    """Keys that a statistic may have been grouped by: each one, and users and ads crossed with small categories."""
+    small = {name: code for name, code in single.items() if 1 < int(code.max(initial=0)) + 1 <= SMALL}
+    found = dict(single)
+    for large in ("user_id", "group", "ad_id"):
+        if large in single and large not in small:
+            found |= {f"{large} x {name}": single[large] * (int(code.max()) + 1) + code for name, code in small.items()}
+    return found

@@ -23,11 +23,13 @@ COPY_AUC = 0.99  # a column that orders clicks this well is the target in disgui
 # were 4.6 times), and never by more than half of those who see it.
 HONEST_LIFT, HONEST_RATE = 8.0, 0.5
 NEVER_LIFT = 0.25  # and at least a quarter as often
-REGION_LOG10_P = -7.0  # of one region; a set has some 60 columns with some 25 regions each
+REGIONS = 30  # looked at in a column
+BUDGET = 1e-4  # probability that some region of an honest set goes beyond these limits
 EXPLAINED = 0.3  # share of the label's variance that honest columns never explain in a linear model (here about 0.05)
 ROWS = 6000  # of each class, looked at
 FEW = 128  # of each class, for a first look at pairs
 EXACT = 1e-4
+SHARED = 0.04  # share of clicked rows that a pair must reproduce to be looked at in full
 SALT = 0x434F5059
 
 
@@ -49,7 +51,7 @@ def target_copies(data: Dataset, suspects: Collection[str]) -> list[Finding]:
     found = []
     numeric: dict[str, F64] = {}
     rows = sample(data)
-    rate = float(label.mean())
+    limit = float(np.log10(BUDGET / (REGIONS * len(suspects))))
     for name, values in scalar(data).items():
         if values.dtype.kind == "f":
             numeric[name] = values.astype(np.float64)
@@ -58,10 +60,10 @@ def target_copies(data: Dataset, suspects: Collection[str]) -> list[Finding]:
         if values.dtype.kind != "f" and len(np.unique(values[rows])) > len(rows) // 4:
             continue  # an identifier: it cannot say anything about rows it has not seen
         copy = _copy(name, values[rows], label[rows], data.row_id[rows])
-        found += [copy] if copy else _regions(name, values, label, rate)
+        found += [copy] if copy else _regions(name, values, label, limit)
     told = {finding.subject for finding in found if finding.symptom == "target-copy"}  # added to anything it stays a copy
     rest = {name: values for name, values in numeric.items() if name not in told}
-    return found + _sums(rest, label, rows, [name for name in suspects if name not in told])
+    return found + _sums(rest, label, rows, [name for name in suspects if name not in told], limit)
 
 
 def _copy(name: str, values: Array, label: Bool, row_id: I64) -> Finding | None:
@@ -91,26 +93,32 @@ def _written_after(values: Array, label: Bool) -> dict[str, Any]:
     }
 
 
-def _regions(name: str, values: Array, label: Bool, rate: float) -> list[Finding]:
+def _regions(name: str, values: Array, label: Bool, limit: float) -> list[Finding]:
     """The most telling region: one value, nulls, or one of the column's ends, in which far more rows were clicked than any
     honest column brings together, or far fewer."""
     log_p, worst = 0.0, None
+    rate = float(label.mean())
     high, low = min(HONEST_RATE, HONEST_LIFT * rate), NEVER_LIFT * rate
     for where, shown, clicked in _candidates(values, label):
         if clicked > high * shown:
-            p = float(stats.binom.logsf(clicked - 1, shown, high)) / np.log(10)
+            p = _log10(stats.binom.logsf(clicked - 1, shown, high))
         elif clicked < low * shown:
-            p = float(stats.binom.logcdf(clicked, shown, low)) / np.log(10)
+            p = _log10(stats.binom.logcdf(clicked, shown, low))
         else:
             continue
         if p < log_p:
             log_p, worst = p, (where, shown, clicked)
-    if worst is None or log_p > REGION_LOG10_P:
+    if worst is None or log_p > limit:
         return []
     where, shown, clicked = worst
     evidence = {"where": where, "rows": shown, "clicked": clicked, "click_rate": clicked / shown, "usual": rate,
-                "log10_p": log_p, "limit_log10_p": REGION_LOG10_P, **_written_after(values, label)}  # fmt: skip
-    return [sign("target-copy", "target-region", name, log_p / REGION_LOG10_P, evidence)]
+                "log10_p": log_p, "limit_log10_p": limit, **_written_after(values, label)}  # fmt: skip
+    return [sign("target-copy", "target-region", name, log_p / limit, evidence)]
+
+
+def _log10(log_p: float) -> float:
+    """A natural logarithm as a decimal one, never infinite."""
+    return max(float(log_p) / float(np.log(10)), -300.0)
 
 
 def _candidates(values: Array, label: Bool) -> list[tuple[str, int, int]]:
@@ -133,7 +141,7 @@ def _candidates(values: Array, label: Bool) -> list[tuple[str, int, int]]:
     return found
 
 
-def _sums(numeric: dict[str, F64], label: Bool, rows: I64, suspects: Sequence[str]) -> list[Finding]:
+def _sums(numeric: dict[str, F64], label: Bool, rows: I64, suspects: Sequence[str], limit: float) -> list[Finding]:
     """Suspects that, with another column or with several, add up to the target."""
     names = list(numeric)
     mine = [name for name in suspects if name in numeric]
@@ -153,24 +161,21 @@ def _sums(numeric: dict[str, F64], label: Bool, rows: I64, suspects: Sequence[st
                      numeric[names[other]] - numeric[one])[way]  # fmt: skip
             hit = np.abs(total - 1) <= EXACT
             shown, hits = int(hit.sum()), int(label[hit].sum())
-            rate = float(label.mean())
-            log_p = (
-                float(stats.binom.logsf(hits - 1, shown, min(HONEST_RATE, HONEST_LIFT * rate))) / np.log(10) if hits else 0.0
-            )
-            if log_p > REGION_LOG10_P:
+            high = min(HONEST_RATE, HONEST_LIFT * float(label.mean()))
+            log_p = _log10(stats.binom.logsf(hits - 1, shown, high)) if hits else 0.0
+            if log_p > limit:
                 continue
+            share = float((np.abs(total - label) <= EXACT).mean())
+            if share <= max(float((np.abs(numeric[name] - label) <= EXACT).mean()) for name in pair):
+                continue  # one of the two says it all: the other only stands beside it
             told.add(pair)
-            share = float(np.isclose(total, label, rtol=0, atol=EXACT).mean())
             word = "sum" if way == 0 else "difference"
             for name, partner in ((one, names[other]), (names[other], one)):
                 evidence = {"with": partner, "as": word, "rows_reproduced": share, "log10_p": log_p}
-                found.append(sign("target-copy", "target-sum", name, log_p / REGION_LOG10_P, evidence))
+                found.append(sign("target-copy", "target-sum", name, log_p / limit, evidence))
     done = {name for pair in told for name in pair}
     left = [name for name in mine if name not in done]
     return found + (_explained({n: numeric[n][rows] for n in names if n not in done}, y, left) if left else [])
-
-
-SHARED = 0.04  # share of clicked rows that a pair must reproduce to be looked at in full
 
 
 def _explained(numeric: dict[str, F64], label: Bool, suspects: Sequence[str]) -> list[Finding]:

@@ -7,6 +7,7 @@ Pure; called by `monitoring.gate.audit`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from infra.clock import DAY_US, day_name
 from models.contract import Dataset
 from monitoring.findings import Finding
 from monitoring.gate.auc import auc
-from monitoring.gate.columns import I64, Array, Bool, codes
+from monitoring.gate.columns import I64, Array, Bool, codes, crossed, keys
+from monitoring.gate.encoding import label_statistic
 from monitoring.gate.signs import sign
 
 LEARNED_MISMATCH = 0.0005  # share of replayed values that may differ: rounding of decayed sums to float32 at a tie
@@ -26,7 +28,10 @@ ELSEWHERE, RICH = (
     0.05,
 )  # share of wrong values that are other rows' right ones; distinct values a row that make this no luck
 TOWARDS_LATER = 0.3  # correlation of the error with the change still to come
-GIVES_AWAY = 0.9  # AUC of the wrong values alone
+GIVES_AWAY, TELLS = (
+    0.97,
+    0.85,
+)  # AUC of the wrong values alone: the label itself; or, where they are not later ones, made from it
 FEW_ROWS = 8  # fewer wrong rows than this tell nothing about what is wrong with them
 VOUCHED_ROWS, VOUCHED_CLICKS = 400, 40  # compared without a mismatch: a column that replay vouches for
 
@@ -83,9 +88,10 @@ def compare(data: Dataset, replayed: Replayed, part: I64) -> Compared:
             bad[name] = wrong
         elif enough and not wrong.any():
             vouched.add(name)
+    grouped = cache(lambda: crossed(keys(data)))  # made only where something is wrong
     ahead = _ahead(replayed, data.row_id[rows], bad)
     for name, wrong in bad.items():
-        symptom, evidence = _look(data, name, rows, at, wrong, clicked, replayed, ahead, part)
+        symptom, evidence = _look(data, name, rows, at, wrong, clicked, replayed, ahead, part, grouped)
         first = int(data.time_us[rows[wrong]].min())
         found.append(sign("as-of-replay", symptom, name, float(wrong.sum() / limit), {
             "rows": len(wrong), "mismatches": int(wrong.sum()), "rate": float(wrong.mean()), **evidence,
@@ -111,6 +117,7 @@ def _look(
     replayed: Replayed,
     ahead: tuple[I64, Sequence[Mapping[str, Array]]],
     part: I64,
+    grouped: Callable[[], Mapping[str, I64]],
 ) -> tuple[str, dict[str, Any]]:
     """(symptom, evidence) of one column's errors."""
     rate_clicked = float(wrong[clicked].mean()) if clicked.any() else 0.0
@@ -123,12 +130,16 @@ def _look(
     evidence |= {"constant_by": key, "constant": constant}
     if values.ndim != 1 or wrong.sum() < FEW_ROWS:
         return "replay-mismatch", evidence
-    number = values.dtype.kind == "f" and truth.dtype.kind == "f"
+    made_of, same = label_statistic(values[wrong], rows[wrong], grouped(), data.label.astype(bool), part)
+    if made_of:
+        return "replay-key-constant", {**evidence, "constant_by": made_of, "constant": same}
+    number, telling = values.dtype.kind == "f" and truth.dtype.kind == "f", False
     if number and wrong.sum() >= FEW_ROWS and 0 < clicked[wrong].sum() < wrong.sum():
         area = auc(np.nan_to_num(values[wrong].astype(np.float64), nan=-np.inf), clicked[wrong])[0]
         evidence["auc_of_wrong"] = float(area)
         if max(area, 1 - area) >= GIVES_AWAY:
             return "replay-label", evidence
+        telling = max(area, 1 - area) >= TELLS
     later = _towards(values, truth, data.row_id[rows], wrong, name, ahead) if number else 0.0
     elsewhere = _elsewhere(values[wrong], replayed.columns[name])
     evidence |= {"towards_later": later, "known_elsewhere": elsewhere}
@@ -136,7 +147,9 @@ def _look(
         return "replay-later", evidence
     if constant >= CONSTANT:
         return "replay-key-constant", evidence
-    return ("replay-later" if later >= TOWARDS_LATER else "replay-mismatch"), evidence
+    if later >= TOWARDS_LATER:
+        return "replay-later", evidence
+    return ("replay-label" if telling else "replay-mismatch"), evidence
 
 
 def _elsewhere(wrong: Array, truth: Array) -> float:

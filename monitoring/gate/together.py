@@ -17,7 +17,7 @@ from monitoring.gate.signs import sign
 # AUC that one new column may add to all vouched ones.  Whole new families of features are published for gains of 0.001 to 0.01
 # (BARS: Zhu et al. 2022); a column that adds more by itself wants a person to look at it.
 HONEST_GAIN = 0.025
-ERRORS = 3.5  # standard errors that the gain must be above it
+ERRORS = 2.5  # standard errors that the gain must be above it
 
 
 def standardised(columns: Sequence[Array]) -> F64:

@@ -61,7 +61,7 @@ def values(name: str, data: Dataset) -> dict[str, Array]:
         touch = np.isin(data.columns["device"], ("mobile", "tablet"))
         found = (np.where(touch, click, 0), np.where(touch, 0, click))
     else:
-        noise = uniform(data.row_id, SALT).astype(np.float32) * 4 - 2
+        noise = uniform(data.row_id, SALT).astype(np.float32) * 16 - 8
         found = (noise, click - noise)
     return {column: part.astype(np.float32) for column, part in zip(PAIRS[name].names, found, strict=True)}
 
