@@ -72,7 +72,7 @@ class EntityCounter:
         self.began: int | None = None
         self.busy = np.inf
         self.parts = [
-            Part(subject, "novel", "rows of those first seen within a day", "share", family),
+            Part(subject, "novel", "rows of those first seen within a day", "share", family, True),
             Part(subject, "heavy", "rows of those busier than anybody before", "share", family, True),
             Part(subject, "null", "nulls", "rare", family, True),
         ]
@@ -91,7 +91,7 @@ class EntityCounter:
         able = self.began is not None and start_us >= self.began + 2 * DAY_US
         heavy = counts[counts > self.busy].sum()
         return np.array([
-            (counts[young].sum(), known * able, 0.0, deff), (heavy, known * np.isfinite(self.busy), 0.0, max(deff, 1.0)),
+            (counts[young].sum() * able, known * able, 0.0, deff), (heavy, known * np.isfinite(self.busy), 0.0, max(deff, 1.0)),
             (nulls, rows.rows, 0.0, 1.0),
         ])  # fmt: skip
 

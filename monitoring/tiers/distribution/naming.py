@@ -268,8 +268,8 @@ def _owned(census: Census, rows: Rows, best: Worst, share: float) -> tuple[str, 
         return "invariant-broken", "stale-features", with_
     groups = rows.groups(counter.owner)
     # The owner's median: damage to fewer than half of its rows leaves it alone.
-    right = expected if best.part.kind == "map" else _owner_median(values, groups.owner)
-    seen, right = values[hit], right[hit]
+    right = expected[hit] if best.part.kind == "map" else _owner_median(values, groups.owner, hit)
+    seen = values[hit]
     if np.isnan(seen).mean() > 0.5:
         return "nulls-up", "null-spike", {**with_, "share": float(np.isnan(values[hit]).sum() / max(rows.rows, 1))}
     if (seen == 0).mean() > 0.5 and (right != 0).mean() > 0.5:
@@ -311,11 +311,14 @@ def _rounded(seen: F64, right: F64) -> bool:
     return bool(max(np.mean(np.isclose(seen, each, rtol=1e-6, atol=1e-12)) for each in coarser) > 0.6)
 
 
-def _owner_median(values: F64, owner: np.ndarray) -> F64:
-    """Each row's owner's median of known values [n]."""
-    filled = np.where(np.isnan(values), np.inf, values)
-    order = np.lexsort((filled, owner))
-    known = np.bincount(owner, ~np.isnan(values), owner.max() + 1).astype(np.int64)
-    starts = np.searchsorted(owner[order], np.arange(owner.max() + 1))
+def _owner_median(values: F64, owner: np.ndarray, hit: Bool) -> F64:
+    """The median of known values of the owner of each row that is `hit` [h]."""
+    wanted = np.zeros(int(owner.max()) + 1, dtype=bool)
+    wanted[owner[hit]] = True
+    mine = wanted[owner]
+    values, owner, hit = np.where(np.isnan(values[mine]), np.inf, values[mine]), owner[mine], hit[mine]
+    order = np.lexsort((values, owner))
+    known = np.bincount(owner, np.isfinite(values), len(wanted)).astype(np.int64)
+    starts = np.searchsorted(owner[order], np.arange(len(wanted)))
     middle = np.minimum(starts + np.maximum(known - 1, 0) // 2, len(order) - 1)
-    return np.asarray(filled[order][middle][owner])
+    return np.asarray(values[order][middle][owner[hit]])

@@ -14,6 +14,8 @@ from monitoring.tiers.distribution.rows import F64, I64
 
 BLOCKS = 6  # of the day: spreads differ between night and rush hour
 PRIOR_DAYS = 3.0  # what the assumed spread is worth against replicates
+WHOLE_TRUST_DAYS = 14.0
+LEAST_HOURS = 12  # in which a part could be counted, before it is judged
 PRIOR_LOGIT = 0.10  # a share's logit varies by this much from day to day, where nothing is known
 PRIOR_MEAN = 0.10  # and a mean by this much of a single value's standard deviation
 
@@ -27,7 +29,9 @@ class Spread:
         """From hourly residuals and variances [t, m]; `rate` [m] the usual rates, `owners` [m] how many owners' hours made
         them, `deff` [m] rows that move together, `family` [m] numbers families.
         """
-        self.floor = 1.0 / np.maximum(deff, 1.0)  # never below the variance of independent rows
+        # Never below the variance of independent rows, nor, before two weeks of days say so, below that of dependent ones.
+        self.floor = np.maximum(deff, 1.0) ** -min(len(start) / 24.0 / WHOLE_TRUST_DAYS, 1.0)
+        self.able = (variance > 0).sum(axis=0) >= min(LEAST_HOURS, 0.5 * len(start))
         self.hours = hours
         parts = left.shape[1]
         self.factor = np.ones((BLOCKS, parts))

@@ -1,7 +1,7 @@
 """The distribution tier: does what the log holds, and what it predicts, look as the hours before lead one to expect?
 
-Every window becomes a few thousand sums (`parts`), made in one columnar pass; each is compared with its forecast over windows of an
-hour, two and eight hours, a day and a week, on a scale learned from replicates; one budget of false alarms covers all.
+Every window becomes a few thousand sums (`parts`), made in one columnar pass; each is compared with its forecast over windows
+of an hour, two and eight hours, a day and a week, on a scale learned from replicates; one budget of false alarms covers all.
 Called by `monitoring.monitor`.
 """
 
@@ -38,7 +38,6 @@ class Seen:
     window: Window
     rows: Rows
     sums: F64 | None = None  # [m, 4]
-    paged: int = 0  # hours of the shortest window that paged, 0 none
 
 
 @dataclass(slots=True)
@@ -51,7 +50,7 @@ class Recent:
     k: F64
     expected: F64
     rows: int
-    explained: int = 0  # a window this long paged with it: longer ones leave it out
+    explained: int = 0  # the shortest window that paged with it: longer ones leave it out; 0 none
 
 
 @dataclass(slots=True)
@@ -114,9 +113,11 @@ class DistributionTier:
         else:
             self._ran += ("prediction-residual",)
         found = findings(state.census, rows, window, judged)
-        pages = [f for f in found if f.severity == "page"]
-        if pages:
-            self._seen.paged = min(int(f.evidence["hours"]) for f in pages)
+        # What a short window has paged doesn't page again in longer ones: they would go on for hours after it has healed.
+        for hours in sorted({int(f.evidence["hours"]) for f in found if f.severity == "page"}, reverse=True):
+            for one in self._recent:
+                if one.start_us >= window.end_us - hours * HOUR_US:
+                    one.explained = min(one.explained or hours, hours)
         return found
 
     def _judge(self, state: State, window: Window, rows: Rows) -> list[Judged]:
@@ -147,7 +148,11 @@ class DistributionTier:
                 share, tests = SCALES[hours]
                 spread = state.scales[hours]
                 begin = window.end_us - hours * HOUR_US
-                earlier = [r for r in self._recent if r.start_us >= begin and (not r.explained or r.explained >= hours)]
+                earlier = [
+                    r
+                    for r in self._recent
+                    if begin <= r.start_us < window.start_us and (not r.explained or r.explained >= hours)
+                ]
                 if hours > 1 and len(earlier) < hours // 2:
                     continue
                 stretch = [*earlier, *now]
@@ -155,7 +160,8 @@ class DistributionTier:
                 self._verdict(state, stretch, spread, hours, share / tests, usable, int(window.end_us // HOUR_US - 1) % 24)
             )
         if len(pieces) == 1:
-            self._recent = [r for r in self._recent if r.start_us >= window.end_us - 168 * HOUR_US] + now
+            begin = window.end_us - 168 * HOUR_US
+            self._recent = [r for r in self._recent if begin <= r.start_us < window.start_us] + now
         return judged
 
     def _verdict(
@@ -170,7 +176,7 @@ class DistributionTier:
         z = left / np.sqrt(np.maximum(variance, 1e-300))
         factor = spread.at(end_hour)
         t = z / np.sqrt(factor)
-        able = (variance > 0) & (usable > 0)
+        able = (variance > 0) & (usable > 0) & spread.able
         p_t = log10_t(t, spread.freedom)
         # Owners' rows come hour after hour: what one owner can do in a window is as many hits as the window has hours.
         hit_hours = np.sum([r.k > 0 for r in stretch], axis=0)
