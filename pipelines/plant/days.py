@@ -4,11 +4,13 @@ Everything comes from the functions that production uses, on the branch's own la
 write it.
 """
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +81,7 @@ class Days:
         """`first_us`: predictions were made from here on (a midnight)."""
         self.home, self.spec, self.artefact, self.assignment, self.first_us = home, spec, artefact, assignment, first_us
         self.views = service_views(spec.entities, artefact.service)
-        self._shelf: tuple[Shelf, TemporaryDirectory[str]] | None = None
+        self._shelf: Shelf | None = None
         self.day = lru_cache(maxsize=3)(self._day)
         # A cell asks for these once an hour.
         self.delivered = lru_cache(maxsize=6)(self._delivered)
@@ -215,10 +217,11 @@ class Days:
 
     def _shelved(self, day_us: int) -> Home:
         """The home's snapshots as the day can see them, in fewer files: the same answers for a fraction of the reading."""
-        if self._shelf is None or not 0 <= day_us - self._shelf[0].first_us < SHELF_DAYS * DAY_US:
-            folder = TemporaryDirectory(prefix="shelf-")
-            self._shelf = Shelf(self.home, self.views, Path(folder.name), day_us), folder
-        shelf = self._shelf[0]
+        if self._shelf is None or not 0 <= day_us - self._shelf.first_us < SHELF_DAYS * DAY_US:
+            folder = tempfile.mkdtemp(prefix="shelf-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self._shelf = Shelf(self.home, self.views, Path(folder), day_us)
+        shelf = self._shelf
         for at in range(shelf.first_us, day_us + DAY_US, DAY_US):
             shelf.day(at)
         return shelf.home
