@@ -1,6 +1,9 @@
 """What the gate and the daily check read from a home: control totals, rebuilt rows, the kept reference, the watched columns."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from features import snapshots
@@ -9,7 +12,6 @@ from features.sources import AsOfSource
 from infra import branch
 from infra.home import Home
 from infra.lake import Lake
-from monitoring.bugs.leak import whole_day_window
 from monitoring.daily import read_days, sampled_impressions, watch, watched_columns
 from monitoring.gate import accepted
 from monitoring.gate.rebuild import compare, rebuild
@@ -38,10 +40,11 @@ def test_a_rewritten_day_is_named_with_its_column_and_first_day(tiny_home: Home)
         days = snapshots.days(work, "user_recent")
         recent = view("user_recent")
         with snapshots.manifest_path(work, recent.name, days[8]).open("rb") as file:
-            import pyarrow.parquet as pq
-
             manifest = pq.read_table(file)
-        snapshots.write(work, recent, days[8], whole_day_window(snapshots.read(work, recent.name, days[8]), 0.5), manifest)
+        rows = snapshots.read(work, recent.name, days[8])
+        more = pc.add(rows["user_clicks_1h"], pa.scalar(0.5, pa.float32()))
+        rows = rows.set_column(rows.column_names.index("user_clicks_1h"), "user_clicks_1h", more)
+        snapshots.write(work, recent, days[8], rows, manifest)
         wrong = compare(work, rebuild(tiny_home, days[5:], True, ENTITIES), days[5:])
         (found,) = wrong.findings
         assert (found.subject, found.since, found.bug_class) == ("user_clicks_1h", days[8], "point-in-time-violation")

@@ -1,0 +1,86 @@
+"""The gate's table, small: bugs through their interface, exports there and back, and a blind audit."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from features.ids import uniform
+from monitoring.bugs.entry import Bug, Scene
+from pipelines.gauntlet import gate
+from pipelines.gauntlet.exports import Draw, Export, Site, as_parts, as_table
+from pipelines.sources.world.config import WorldConfig
+
+CONFIG = replace(WorldConfig.of("tiny", 1_000_077), days=13)
+
+
+def both_sides(rows: pa.Table, dose: float, scene: Scene) -> pa.Table:
+    """A share of training rows once more, in the test part."""
+    luck = uniform(rows["row_id"].to_numpy(), scene.seed)
+    again = rows.filter(pa.array((luck < dose) & (np.array(rows["part"].to_pylist()) == "train")))
+    again = again.set_column(again.column_names.index("part"), "part", pa.array(["test"] * again.num_rows))
+    return pa.concat_tables([rows, again])
+
+
+def higher(rows: pa.Table, dose: float, scene: Scene) -> pa.Table:
+    """A share of the view's rows with more clicks than there were."""
+    hit = uniform(rows["user_id"].to_numpy(), scene.seed) < dose
+    values = rows["user_clicks_7d"].to_numpy() + hit.astype(np.float32)
+    return rows.set_column(rows.column_names.index("user_clicks_7d"), "user_clicks_7d", pa.array(values, pa.float32()))
+
+
+DOSES = {"strong": 0.3, "mild": 0.05}
+BUGS = (
+    Bug("T1", "twice", "split-duplicates", "training", ("training",), "split", "", "", DOSES, "share of rows", both_sides),
+    Bug(
+        "T2", "higher", "point-in-time-violation", "feature", ("user_daily",), "user_clicks_7d", "", "", DOSES, "users", higher
+    ),
+    Bug("T3", "elsewhere", "prior-shift", "market", ("clicks",), "clicks", "", "", DOSES, "factor", lambda rows, *_: rows),
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield Site.make(tmp_path_factory.mktemp("site"), CONFIG)
+
+
+def test_the_table_counts_what_was_blocked_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "_worlds", lambda *_: [CONFIG])
+    seen: list[Export] = []
+    monkeypatch.setattr(gate, "judged", lambda export: (seen.append(export), judged(export))[1])
+    result = json.loads(json.dumps(gate.run(tmp_path / "gate", BUGS, 5, bad=4, good=6), allow_nan=False))
+    assert len(seen) == 10
+    assert (result["bad_blocked"]["hits"], result["bad_blocked"]["of"]) == (4, 4)
+    assert (result["good_blocked"]["hits"], result["good_blocked"]["of"]) == (0, 6)
+    assert result["good_blocked"]["high"] < 0.5
+    assert set(result["by_class"]) == {"split-duplicates", "point-in-time-violation"}  # the third is judged on the log
+    assert all(found["named"] == found["of"] == 2 for found in result["by_class"].values())
+    assert result["misses"] == result["false_alarms"] == []
+    assert not (tmp_path / "gate").exists()
+
+
+judged = gate.judged
+
+
+def test_an_export_survives_the_way_to_a_table_and_back(site: Site) -> None:
+    parts = Draw.of(site, np.random.default_rng(1)).parts
+    again = as_parts(as_table(parts))
+    assert list(again) == [name for name in parts if len(parts[name])]
+    for name, part in again.items():
+        for field in ("label", "slot", "time_us", "group", "row_id"):
+            np.testing.assert_array_equal(getattr(part, field), getattr(parts[name], field))
+        for column, values in part.columns.items():
+            np.testing.assert_array_equal(values, parts[name].columns[column])
+
+
+def test_draws_differ_and_keep_to_their_scope(site: Site) -> None:
+    rng = np.random.default_rng(2)
+    draws = [Draw.of(site, rng) for _ in range(8)]
+    assert len({draw.scope.span for draw in draws}) > 1
+    for draw in draws:
+        rows = sum(len(part) for part in draw.parts.values())
+        assert rows == draw.scope.holds(site.rows.time_us, site.rows.group).sum() >= 4_500
