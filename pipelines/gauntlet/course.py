@@ -41,30 +41,58 @@ class Course:
 
 
 def run(plant: Plant, world: str, bugs: Sequence[Bug], cells: Sequence[Cell], say: Callable[[str], None]) -> Course:
-    """The clean days of a plant, then its cells (in order of onset)."""
-    course = Course(world)
+    """The clean days of a plant; where a cell has its onset, the monitor goes through the cell and comes back."""
+    course, rates = Course(world), _Rates()
     by_code = {bug.code: bug for bug in bugs}
+    waiting = sorted(cells, key=lambda cell: cell.onset_us, reverse=True)
+    shifted: list[_Shifted] = []
     with Watcher(plant.columns) as watcher:
-        started = time.perf_counter()
-        rates = _clean(plant, watcher, {cell.onset_us for cell in cells}, course)
-        course.seconds["clean"] = time.perf_counter() - started
-        say(f"{world}: {course.clean_days:.0f} clean days, {len(course.pages)} pages, {course.notices} notices")
-        started = time.perf_counter()
-        for number, cell in enumerate(cells, 1):
-            bug = by_code[cell.code]
-            shift = bug.calibration_shift.get(cell.intensity)
-            if shift and (clicks := plant.clicks_between(cell.onset_us, cell.until_us)) < clicks_needed(shift):
-                needed = round(clicks_needed(shift))
-                course.below_floor.append(
-                    {"code": cell.code, "intensity": cell.intensity, "shift": shift, "clicks": clicks, "needed": needed}
-                )
-                continue
-            outcome = _cell(plant, watcher, bug, cell, world, rates, course, shift)
-            course.outcomes.append(outcome)
-            state = "detected" if outcome.detected else "named otherwise" if outcome.alarmed else "missed"
-            say(f"{world} {number}/{len(cells)}: {cell.code} {cell.intensity}: {state} {outcome.named[:1]}")
-        course.seconds["cells"] = time.perf_counter() - started
+        for window in plant.clean(*plant.reference):
+            watcher.warm_up(window)
+            rates.add(window)
+        for window in plant.clean(plant.first_us, plant.end_us):
+            watcher.keep("clean")
+            while waiting and waiting[-1].onset_us == window.start_us:
+                cell = waiting.pop()
+                bug, number = by_code[cell.code], len(cells) - len(waiting)
+                started = time.perf_counter()
+                if not _below_floor(plant, bug, cell, course):
+                    watcher.back_to("clean")
+                    outcome = _cell(plant, watcher, bug, cell, world, shifted)
+                    course.outcomes.append(outcome)
+                    state = "detected" if outcome.detected else "named otherwise" if outcome.alarmed else "missed"
+                    say(f"{world} {number}/{len(cells)}: {cell.code} {cell.intensity}: {state} {outcome.named[:1]}")
+                    watcher.back_to("clean")
+                course.seconds["cells"] = course.seconds.get("cells", 0.0) + time.perf_counter() - started
+            _watch_clean(watcher, window, course)
+            rates.add(window)
+        course.clean_days = (plant.end_us - plant.first_us) / DAY_US
+    course.delays = [pair for cell in shifted if (pair := _against_oracle(cell, rates)) is not None]
+    say(f"{world}: {course.clean_days:.0f} clean days, {len(course.pages)} pages, {course.notices} notices")
     return course
+
+
+def _below_floor(plant: Plant, bug: Bug, cell: Cell, course: Course) -> bool:
+    """Whether the horizon holds too few clicks for the cell's shift; then it is listed with the arithmetic."""
+    shift = bug.calibration_shift.get(cell.intensity)
+    if not shift or (clicks := plant.clicks_between(cell.onset_us, cell.until_us)) >= clicks_needed(shift):
+        return False
+    needed = round(clicks_needed(shift))
+    course.below_floor.append(
+        {"code": cell.code, "intensity": cell.intensity, "shift": shift, "clicks": clicks, "needed": needed}
+    )
+    return True
+
+
+def _watch_clean(watcher: Watcher, window: Window, course: Course) -> None:
+    """One clean window: every incident that it opens is a false alarm."""
+    seen = watcher.observe(window)
+    today = course.by_day.setdefault(day_name(window.start_us), {"pages": 0, "notices": 0})
+    notices = sum(finding.severity == "notice" for finding in seen.findings)
+    today["pages"] += len(seen.opened)
+    today["notices"] += notices
+    course.pages += seen.opened
+    course.notices += notices
 
 
 @dataclass(slots=True)
@@ -90,58 +118,48 @@ class _Rates:
         return np.convolve(np.asarray(asked), self.age / self.age.sum())[: len(asked)]
 
 
-def _clean(plant: Plant, watcher: Watcher, onsets: set[int], course: Course) -> _Rates:
-    """Warm up on the reference, then watch every clean hour; the monitor is kept as it stands at each onset."""
-    rates = _Rates()
-    for window in plant.clean(*plant.reference):
-        watcher.warm_up(window)
-        rates.add(window)
-    for window in plant.clean(plant.first_us, plant.end_us):
-        if window.start_us in onsets:
-            watcher.keep(str(window.start_us))
-        seen = watcher.observe(window)
-        rates.add(window)
-        today = course.by_day.setdefault(day_name(window.start_us), {"pages": 0, "notices": 0})
-        notices = sum(finding.severity == "notice" for finding in seen.findings)
-        today["pages"] += len(seen.opened)
-        today["notices"] += notices
-        course.pages += seen.opened
-        course.notices += notices
-    course.clean_days = (plant.end_us - plant.first_us) / DAY_US
-    return rates
+@dataclass(slots=True)
+class _Shifted:
+    """A cell that shows in calibration: what the oracle will see of it, from a day before the onset on."""
+
+    shift: float
+    hours: float | None  # to our detection
+    seen: _Rates
+    known: int  # hours before the onset
 
 
-def _cell(
-    plant: Plant, watcher: Watcher, bug: Bug, cell: Cell, world: str, rates: _Rates, course: Course, shift: float | None
-) -> Outcome:
-    """Run one cell up to its horizon; a trace cell ends at its detection."""
+def _cell(plant: Plant, watcher: Watcher, bug: Bug, cell: Cell, world: str, shifted: list[_Shifted]) -> Outcome:
+    """Run one cell up to its horizon; a trace cell ends at its detection, unless the oracle wants to see the rest."""
     used = time.process_time() + watcher.cpu_s()
-    watcher.back_to(str(cell.onset_us))
-    before = _Rates()
+    shift = bug.calibration_shift.get(cell.intensity)
+    around = _Rates()
     if shift:
         for window in plant.clean(max(cell.onset_us - ATTRIBUTION_HOURS * HOUR_US, plant.reference[0]), cell.onset_us):
-            before.add(window)
-    known = len(before.hour_us)
+            around.add(window)
+    known = len(around.hour_us)
     steps: list[Step] = []
     for window in plant.broken(bug, bug.dose(cell.intensity), cell.seed, cell.onset_us, cell.until_us):
         seen = watcher.observe(window)
         incidents = watcher.open_incidents() if seen.opened or (steps and steps[-1].incidents) else []
         steps.append(Step.of(seen, window.log.num_rows, incidents, cell.onset_us))
-        before.add(window)
+        around.add(window)
         if cell.intensity == "trace" and not shift and judge(bug, cell, world, steps, 0.0).detected:
             break
     outcome = judge(bug, cell, world, steps, time.process_time() + watcher.cpu_s() - used)
     if shift:
-        level, variance = oracle.day_variance(
-            np.asarray(rates.clicks), rates.expected(rates.asked), np.asarray(rates.hour_us, np.int64)
-        )
-        expected = rates.expected(before.asked)[known:]
-        best = oracle.delay(
-            np.asarray(before.clicks[known:]), expected, np.asarray(before.hour_us[known:], np.int64), shift, level, variance
-        )
-        if best is not None:
-            course.delays.append((outcome.hours, float(best)))
+        shifted.append(_Shifted(shift, outcome.hours, around, known))
     return outcome
+
+
+def _against_oracle(cell: _Shifted, rates: _Rates) -> tuple[float | None, float] | None:
+    """Hours to detection, ours (None: missed) and the oracle's; None where even the oracle saw nothing."""
+    clean_clicks, hours = np.asarray(rates.clicks), np.asarray(rates.hour_us, np.int64)
+    level, variance = oracle.day_variance(clean_clicks, rates.expected(rates.asked), hours)
+    clicks = np.asarray(cell.seen.clicks[cell.known :])
+    expected = rates.expected(cell.seen.asked)[cell.known :]
+    at = np.asarray(cell.seen.hour_us[cell.known :], np.int64)
+    best = oracle.delay(clicks, expected, at, cell.shift, level, variance)
+    return None if best is None else (cell.hours, float(best))
 
 
 def merge(courses: Sequence[Course]) -> list[Outcome]:
