@@ -51,7 +51,8 @@ def run(plant: Plant, world: str, bugs: Sequence[Bug], cells: Sequence[Cell], sa
             watcher.warm_up(window)
             rates.add(window)
         for window in plant.clean(plant.first_us, plant.end_us):
-            watcher.keep("clean")
+            if waiting and waiting[-1].onset_us == window.start_us:
+                watcher.keep("clean")
             while waiting and waiting[-1].onset_us == window.start_us:
                 cell = waiting.pop()
                 bug, number = by_code[cell.code], len(cells) - len(waiting)
