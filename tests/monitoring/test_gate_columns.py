@@ -1,4 +1,4 @@
-"""Signs in single columns: encodings that hold their own labels, regions that only a click explains, sums, gains; and their names."""
+"""Signs in single columns: encodings that hold their own labels, regions that only a click explains, sums, gains, and names."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def clicks(seed: int, rows: int = ROWS) -> Dataset:
     time_us = np.sort(20_454 * DAY_US + rng.integers(0, 6 * DAY_US, rows))
     other = rng.normal(size=(rows, 6))
     label = rng.random(rows) < 1 / (1 + np.exp(3.2 - taste[user] - 0.4 * other[:, 0]))
-    columns = {f"x{i}": other[:, i].astype(np.float32) for i in range(6)}
+    columns: dict[str, np.ndarray] = {f"x{i}": other[:, i].astype(np.float32) for i in range(6)}
     columns["user_rate"] = (0.04 * np.exp(taste + 0.3 * rng.normal(size=USERS)))[user].astype(np.float32)
     columns["user_id"] = user.astype(np.int64)
     columns["place"] = rng.integers(0, 5, rows)
@@ -151,7 +151,8 @@ def test_every_sign_is_a_symptom_with_a_class_and_a_rule() -> None:
 
 def test_duplicates_explain_totals_that_are_off_and_a_wrong_value_beats_a_high_auc() -> None:
     ranked = gate_diagnosis([
-        sign("control-totals", "rows-unknown", "rows", 50.0, {}), sign("split-overlap", "same-content", "train / test", 50.0, {}),
+        sign("control-totals", "rows-unknown", "rows", 50.0, {}),
+        sign("split-overlap", "same-content", "train / test", 50.0, {}),
     ])  # fmt: skip
     assert [h.bug_class for h in ranked] == ["split-duplicates", "partial-training-day"]
     findings = settled([sign("auc-jump", "auc-jump", "x", 9.0, {}), sign("row-rebuild", "rebuild-mismatch", "x", 2.0, {})])

@@ -1,7 +1,6 @@
 """The gate's table, small: bugs through their interface, exports there and back, and a blind audit."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from features.ids import uniform
 from monitoring.bugs.entry import Bug, Scene
+from monitoring.findings import Checks
 from pipelines.gauntlet import gate
 from pipelines.gauntlet.exports import Draw, Export, Site, as_parts, as_table
 from pipelines.sources.world.config import WorldConfig
@@ -44,14 +44,20 @@ BUGS = (
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    yield Site.make(tmp_path_factory.mktemp("site"), CONFIG)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site.make(tmp_path_factory.mktemp("site"), CONFIG)
 
 
 def test_the_table_counts_what_was_blocked_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "_worlds", lambda *_: [CONFIG])
     seen: list[Export] = []
-    monkeypatch.setattr(gate, "judged", lambda export: (seen.append(export), judged(export))[1])
+
+    def watched(export: Export) -> Checks:
+        seen.append(export)
+        return judged(export)
+
+    judged = gate.judged
+    monkeypatch.setattr(gate, "judged", watched)
     result = json.loads(json.dumps(gate.run(tmp_path / "gate", BUGS, 5, bad=4, good=6), allow_nan=False))
     assert len(seen) == 10
     assert (result["bad_blocked"]["hits"], result["bad_blocked"]["of"]) == (4, 4)
@@ -61,9 +67,6 @@ def test_the_table_counts_what_was_blocked_and_names_it(tmp_path: Path, monkeypa
     assert all(found["named"] == found["of"] == 2 for found in result["by_class"].values())
     assert result["misses"] == result["false_alarms"] == []
     assert not (tmp_path / "gate").exists()
-
-
-judged = gate.judged
 
 
 def test_an_export_survives_the_way_to_a_table_and_back(site: Site) -> None:
