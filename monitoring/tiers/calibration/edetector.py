@@ -25,7 +25,7 @@ F64 = npt.NDArray[np.float64]
 # On our worlds hours of one day share a deviation and days do not: as much noise in the long run as this memory brings.
 MEMORY_H = 12.0
 STARTS = 12  # starts held at once, spaced like the powers of their age
-SHIFT_EVERY_H = 240.0  # only for what is learned of a window under suspicion, never for the alarm
+ODD_DAY = 5.0  # one day in a hundred
 # Evidence above the limit is held at this much (nats) over it, so that the all-clear comes as fast as the alarm did.
 MARGIN = 3.0
 
@@ -37,6 +37,8 @@ class Shift:
     step: float
     daily: float
     weight: float  # of the stream's evidence
+    # Younger starts (hours) count for exp(-ODD_DAY) as much: a holiday looks like that, and is over by then.
+    odd_h: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class EDetector:
         self._step = np.array([s.step for s in shifts])[None, :, None]
         self._daily = np.array([s.daily for s in shifts])[None, :, None]
         self._log_weight = np.log([s.weight for s in shifts])[None, :, None]
+        self._odd_h = np.array([s.odd_h for s in shifts])[None, :, None]
         self.level = np.zeros(0)  # of the null filter [streams]
         self.day = np.zeros(0)
         self._cov = np.zeros((3, 0))  # level, both, day
@@ -97,24 +100,6 @@ class EDetector:
     def learn(self) -> None:
         """Let the level keep what the last window taught it."""
         self._kept = self.level.copy(), self._cov[0].copy()
-
-    def belief(self) -> F64:
-        """How likely it is that a shift goes on [streams], if one begins every `SHIFT_EVERY_H` hours."""
-        return np.asarray(1 / (1 + SHIFT_EVERY_H * np.exp(-self.evidence())))
-
-    def explained(self) -> F64:
-        """The log ratio [streams] that shifts account for: the likeliest one, times the belief that there is one.
-
-        What is learned is learned net of it: else a shift that is not found yet would teach that days differ that much.
-        """
-        if not len(self._born):
-            return np.zeros(self.streams)
-        flat = (self._log + self._log_weight).reshape(self.streams, -1)
-        best = np.argmax(flat, axis=1)
-        shift = best // len(self._born)
-        since = self._since.reshape(self.streams, -1)[np.arange(self.streams), best]
-        offset = self._step[0, shift, 0] + self._daily[0, shift, 0] * (self.hour - since) / 24
-        return np.asarray(self.belief() * offset)
 
     def forget(self) -> None:
         """Go back to the level that `learn` kept: the windows since then belong to an incident."""
@@ -194,7 +179,12 @@ class EDetector:
         """Log of the statistic [streams]: the weighted sum of all values, in hours."""
         if not len(self._born):
             return np.full(self.streams, -np.inf)
-        return np.asarray(logsumexp(self._log + self._log_weight, axis=(1, 2)))
+        return np.asarray(logsumexp(self._weighted(), axis=(1, 2)))
+
+    def _weighted(self) -> F64:
+        """Log values times weights; a weight that is known beforehand leaves an e-detector one."""
+        young = self.hour - self._since <= self._odd_h
+        return np.asarray(self._log + self._log_weight - ODD_DAY * young)
 
     def hold(self, log_limit: F64) -> None:
         """Of streams above their limit [streams]: hold the evidence near it, and let the null take the weather as it is net
@@ -215,7 +205,7 @@ class EDetector:
         return self.shifts[shift], float(self._since[stream, shift, start])
 
     def _best(self, stream: int) -> tuple[int, int]:
-        values = self._log[stream] + self._log_weight[0]
+        values = self._weighted()[stream]
         shift, start = np.unravel_index(int(np.argmax(values)), values.shape)
         return int(shift), int(start)
 

@@ -6,6 +6,8 @@ bias, however few the clicks.  Shrunk by precision towards a prior, because a ha
 calibration tier for all its streams at once.
 """
 
+from collections import deque
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,8 @@ F64 = npt.NDArray[np.float64]
 
 LAGS = 12  # windows apart that still belong to one day's weather
 CAUTION = 1.5
+# Windows wait before they teach how much days differ: a shift that is not found yet would teach that they differ that much.
+WAIT_DAYS, WAIT_SHARE = 7.0, 0.35
 MEMORY_DAYS = 28.0
 
 
@@ -23,6 +27,8 @@ class Spread:
         self._past: list[tuple[F64, F64]] = []  # deviation and weight of the last windows
         self._own = np.zeros((2, streams))  # sums of products at lag 0: surplus, weight
         self._shared = np.zeros((2, streams))  # at lags 1 .. LAGS
+        self._waiting: deque[tuple[F64, F64, F64, float]] = deque()
+        self._told = self._waited = 0.0  # days, until now and of what was taken in
         self.days = 0.0
 
     def grow(self, streams: int) -> None:
@@ -34,6 +40,13 @@ class Spread:
 
     def learn(self, deviation: F64, luck: F64, weight: F64, days: float) -> None:
         """Take in a window: seen minus expected [streams], its variance by luck alone, and d expected / d log ratio."""
+        self._waiting.append((deviation, luck, weight, days))
+        self._told += days
+        while self._waiting and self._told - self._waited > min(WAIT_DAYS, WAIT_SHARE * self._told):
+            self._take(*self._waiting.popleft())
+
+    def _take(self, deviation: F64, luck: F64, weight: F64, days: float) -> None:
+        self._waited += days
         keep = 2.0 ** (-days / MEMORY_DAYS)
         self.days = keep * self.days + days
         self._own *= keep
