@@ -25,8 +25,9 @@ REMEMBER_US = 3 * HOUR_US  # notices this much older than the incident they may 
 CONFIRM_US = DAY_US
 CONFIRMED_BY = {"replay", "calibration", "exact", "experiment"}
 # An independent second fault must show in one of the tiers that name what is wrong, not only in what moved: consequences of
-# the first are everywhere in the others.
+# the first are everywhere in the others.  Unless the first is of those that leave features alone.
 INDEPENDENT = {"exact", "replay", "experiment"}
+CONTAINED = {"duplicated-events", "sample-ratio-mismatch", "lost-clicks", "late-events", "prior-shift", "feedback-loop"}
 EXPLAINERS = 3  # how many hypotheses of an open incident may claim a finding before it counts as something else
 
 
@@ -156,7 +157,7 @@ class Desk:
             number = len(self.incidents) + 1
             incident = Incident(number, "new", window.end_us, window.end_us, "page", looks=set(looks))
             incident.take_in([*left, *notices, *recent])
-            others = [f for f in left if _is_independent(f, incident)]
+            others = [f for f in left if _is_independent(f, incident, most=1)]
             if others and len(others) < len(left):
                 incident.findings = []
                 incident.take_in([f for f in [*left, *notices, *recent] if f not in others])
@@ -214,9 +215,11 @@ def _same_thing(incident: Incident, finding: Finding) -> bool:
     return any((f.tier, f.symptom, f.subject) == (finding.tier, finding.symptom, finding.subject) for f in incident.findings)
 
 
-def _is_independent(finding: Finding, incident: Incident) -> bool:
+def _is_independent(finding: Finding, incident: Incident, most: int = EXPLAINERS) -> bool:
     """Whether a page is clearly another fault than the incident's."""
-    return finding.severity == "page" and finding.tier in INDEPENDENT and not incident.explains(finding)
+    contained = bool(incident.hypotheses) and incident.hypotheses[0].bug_class in CONTAINED
+    another = finding.tier in INDEPENDENT or (contained and finding.tier == "distribution")
+    return finding.severity == "page" and another and not incident.explains(finding, most)
 
 
 def _looks(window: Window) -> set[str]:
@@ -228,6 +231,8 @@ def _looks(window: Window) -> set[str]:
         looks.add("model")
     if window.clicks is not None or "label" in window.log.column_names:
         looks.add("labels")
+    if window.clicks is not None:
+        looks.add("arrivals")
     if window.books is not None and window.books.num_rows:
         looks.add("books")
     return looks

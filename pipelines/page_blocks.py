@@ -6,6 +6,7 @@ from typing import Any
 
 from features import catalogue
 from infra.settings import Settings
+from monitoring.runbooks import markdown as runbooks
 from pipelines.answers import ANSWERS, answer
 from pipelines.bug_pages import bug_catalogue
 from pipelines.figures import load
@@ -156,6 +157,7 @@ def benchmarks() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
+    "runbooks": runbooks,
     "bug-catalogue": bug_catalogue,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},

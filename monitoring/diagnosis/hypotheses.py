@@ -14,7 +14,7 @@ from typing import Any
 
 from monitoring.classes import CLASSES
 from monitoring.diagnosis.details import detail
-from monitoring.diagnosis.observed import Observation, later, observe
+from monitoring.diagnosis.observed import TIER_OF, Observation, later, observe
 from monitoring.diagnosis.profiles import PROFILES, Profile
 from monitoring.findings import Finding
 
@@ -29,7 +29,7 @@ BROAD = 2.0  # softens the posterior: observations are not independent, as naive
 MOST = 8  # hypotheses worth showing
 TITLES = {known.slug: known.title for known in CLASSES}
 
-Looks = Collection[str]  # what could be looked at: "features" and "model" (the two replays), "labels", "books"
+Looks = Collection[str]  # what could be looked at: "features", "model" (the replays), "labels", "arrivals" of clicks, "books"
 _MODEL_SIDE = ("feature", "artefact")
 
 
@@ -89,8 +89,9 @@ def _needs(symptom: str) -> str:
         return "model"
     if symptom in {"to-null", "to-default", "from-null", "ratio", "permuted", "rounded", "older", "shifted", "mismatch"}:
         return "features"
-    if symptom in {"calibration-low", "calibration-high", "slice-calibration", "young-clicks-missing", "slow-calibration",
-                   "click-concentration"}:  # fmt: skip
+    if symptom == "young-clicks-missing":
+        return "arrivals"
+    if TIER_OF.get(symptom) == "calibration":
         return "labels"
     return "books" if symptom == "unreconciled" else ""
 
@@ -172,10 +173,10 @@ def _chance(profile: Profile, each: Observation, cause: Observation | None) -> f
     if chance <= ELSEWHERE:
         return chance
     if cause is None or not later(each, cause):
-        return ELSEWHERE / 2
+        return UNEXPLAINED if each.page else STRAY
     follows = min(1.0, cause.strength / each.strength) ** 2
     if each.page and not cause.page:
-        follows *= 0.3
+        follows = 0.0  # inputs are watched more closely than clicks: a cause that is hardly seen has no loud consequence
     return ELSEWHERE + (chance - ELSEWHERE) * follows
 
 
@@ -188,19 +189,16 @@ def _absences(profile: Profile, own: Sequence[Observation], seen: Looks) -> floa
     expects = [s for s, chance in profile.own.items() if side and _needs(s) == side and chance >= 0.5]
     if side in seen and expects and not replayed:
         against -= REPLAY_AGREES
-    for symptom, chance in profile.own.items():
-        needs = _needs(symptom)
-        can_look = needs in seen if needs else True
-        # Replay is judged as a whole above, and the distribution tier names the sharpest sign, not every one.
-        if chance >= 0.7 and symptom not in shown and can_look and needs in ("labels", "books"):
-            against += MISSING * math.log((1 - chance) / (1 - ELSEWHERE))
+    for symptom in profile.must:
+        if symptom not in shown and _needs(symptom) in seen:
+            against += MISSING * math.log((1 - profile.own[symptom]) / (1 - ELSEWHERE))
     return against
 
 
 def _because(
     slug: str, own: Sequence[Observation], explained: Sequence[Observation], profile: Profile, seen: Looks
 ) -> tuple[str, ...]:
-    said = [each.text for each in own[:4]]
+    said = [each.text for each in sorted(own, key=lambda each: -each.weight)[:4]]
     if explained:
         strongest = sorted(explained, key=lambda each: -each.excess)[:3]
         said.append(f"would also explain {', '.join(f'{e.symptom} in {e.subject}' for e in strongest)}"

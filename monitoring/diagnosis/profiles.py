@@ -33,6 +33,7 @@ class Profile:
     prediction: Mapping[str, float] = field(default_factory=dict)  # wake: on the prediction
     rest: Mapping[str, float] = field(default_factory=dict)  # wake: in calibration and counts
     prior: float = 1.0  # before anything was seen, against the other classes
+    must: tuple[str, ...] = ()  # of `own`: what speaks against the class where the check could look and did not see it
 
 
 def _feature(own: Mapping[str, float], features: Mapping[str, float] | None = None, prior: float = 1.0) -> Profile:
@@ -125,17 +126,18 @@ PROFILES: dict[str, Profile] = {
     "lost-clicks": Profile("labels", {
         "unreconciled": 0.9, "calibration-low": 0.8, "young-clicks-missing": 0.1,
     }, {}, {}, {"slice-calibration": 0.25, "calibration-low": 0.8, "volume-down": 0.3, "hours-missing": 0.1,
-        "discrimination-down": 0.1, "slow-calibration": 0.2}, 0.9),
+        "discrimination-down": 0.1, "slow-calibration": 0.2}, 0.9, ("unreconciled",)),
     "late-events": Profile("labels", {
         "young-clicks-missing": 0.9, "calibration-low": 0.5, "clock-skew": 0.15,
     }, {}, {}, {"slice-calibration": 0.1, "calibration-low": 0.5, "calibration-high": 0.1, "volume-down": 0.2,
-        "unreconciled": 0.1, "slow-calibration": 0.1}, 0.9),
+        "unreconciled": 0.1, "slow-calibration": 0.1}, 0.9, ("young-clicks-missing",)),
     "bots": Profile("traffic", {
         "click-concentration": 0.9, "concentration-up": 0.7, "slice-calibration": 0.3, "novel-entities": 0.2, "volume-up": 0.2,
     }, {s: 0.4 * chance for s, chance in _MIX.items()} | {"concentration-up": 0.5, "novel-entities": 0.3, "distinct-down": 0.1},
         {s: 0.5 * chance for s, chance in _PREDICTION.items()}, {
         "calibration-high": 0.5, "slice-calibration": 0.4, "discrimination-down": 0.2,
-        "volume-up": 0.3, "click-concentration": 0.6, "calibration-low": 0.1, "not-sticky": 0.02}, 0.9),
+        "volume-up": 0.3, "click-concentration": 0.6, "calibration-low": 0.1, "not-sticky": 0.02},
+        0.9, ("click-concentration",)),
     "duplicated-events": Profile("traffic", {
         "duplicate-ids": 0.95, "volume-up": 0.5, "unreconciled": 0.1,
     }, {"shares-moved": 0.05, "concentration-up": 0.1, "distinct-down": 0.5, "mode-up": 0.1},
