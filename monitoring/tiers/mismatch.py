@@ -40,14 +40,19 @@ SIMPLICITY = ("shifted", "to-default", "to-null", "from-null", "permuted", "rati
 
 
 def pattern(
-    logged: Array, again: Array, of_day: Array | None = None, day_old: Array | None = None, old: Mask | None = None
+    logged: Array,
+    again: Array,
+    of_day: Array | None = None,
+    day_old: Array | None = None,
+    has_old: Mask | None = None,
+    old: Mask | None = None,
 ) -> Pattern:
     """The simplest pattern of mismatching values [n].
 
-    `of_day`: the hour of the day of each row by its time; `day_old`: the values as the store stood a day earlier; `old`:
-    whether the row's view was older than usual.
+    `of_day`: the hour of the day of each row by its time; `day_old`: the values as the store stood a day earlier, where
+    `has_old` says that they were looked up; `old`: whether the row's view was older than usual.
     """
-    candidates = [c for c in _candidates(logged, again, of_day, day_old, old) if c.share >= HOLDS]
+    candidates = [c for c in _candidates(logged, again, of_day, day_old, has_old, old) if c.share >= HOLDS]
     if len(logged) >= FEW and candidates:
         return candidates[0]
     if logged.dtype.kind == "O":
@@ -58,16 +63,16 @@ def pattern(
 
 
 def _candidates(
-    logged: Array, again: Array, of_day: Array | None, day_old: Array | None, old: Mask | None
+    logged: Array, again: Array, of_day: Array | None, day_old: Array | None, has_old: Mask | None, old: Mask | None
 ) -> Iterator[Pattern]:
     text = logged.dtype.kind == "O"
     null_now, null_then = _null(logged), _null(again)
     if of_day is not None:
         yield from _shifted(logged, again, of_day)
-    if day_old is not None:
-        stale = ~differs(logged, day_old) & differs(again, day_old)
-        if stale.mean() >= HOLDS and len({*logged.tolist()}) > 1:
-            yield Pattern("older", "stale-features", float(stale.mean()), {"equal_to_a_day_old": float(stale.mean())})
+    if day_old is not None and has_old is not None and has_old.any():
+        stale = float((~differs(logged[has_old], day_old[has_old])).mean())
+        if stale >= HOLDS and len({*logged.tolist()}) > 1:
+            yield Pattern("older", "stale-features", stale, {"equal_to_a_day_old": stale})
     to_null = null_now & ~null_then
     if to_null.any():
         value, most = _mode(again[to_null])

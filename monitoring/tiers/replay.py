@@ -66,6 +66,7 @@ class Kept:
     logged: dict[str, Array]
     again: dict[str, Array]
     day_old: dict[str, Array]
+    has_old: Mask  # rows that were looked up a day earlier too
     old: dict[str, Mask]  # by view: rows read from a view older than usual
 
 
@@ -158,13 +159,14 @@ class ReplayTier:
         if not some.any():
             return
         before: dict[str, Array] = {}
+        has_old = np.zeros(rows.num_rows, bool)
         if window.day_old is not None:
             place = pc.index_in(_id(rows["id"]), _id(window.day_old["id"]).combine_chunks())
-            if place.null_count == 0:
-                earlier = window.day_old.take(place)
-                for name in pairs:
-                    if f"f_{name}" in earlier.column_names:
-                        before[name] = comparable(rows[f"f_{name}"], earlier[f"f_{name}"], name in self.columns.categorical)[1]
+            has_old = np.asarray(place.is_valid().to_numpy())
+            earlier = window.day_old.take(place)  # null where a row wasn't looked up: only some are
+            for name in pairs:
+                if f"f_{name}" in earlier.column_names:
+                    before[name] = comparable(rows[f"f_{name}"], earlier[f"f_{name}"], name in self.columns.categorical)[1]
         picked = np.flatnonzero(some)[:KEPT]
 
         def only(values: Mapping[str, Array]) -> dict[str, Array]:
@@ -172,7 +174,7 @@ class ReplayTier:
 
         self._kept.append(
             Kept(window.start_us, hour[picked], only(wrong), only({m: p[0] for m, p in pairs.items()}),
-                 only({m: p[1] for m, p in pairs.items()}), only(before), only(old))
+                 only({m: p[1] for m, p in pairs.items()}), only(before), has_old[picked], only(old))
         )  # fmt: skip
         while len(self._kept) > 1 and sum(len(k.hour) for k in self._kept) > KEPT:
             self._kept.popleft()
@@ -205,16 +207,17 @@ class ReplayTier:
             np.concatenate([part[k.wrong[name]] for k, part in zip(kept, parts, strict=True)])
             for parts in ([k.logged[name] for k in kept], [k.again[name] for k in kept], [k.hour for k in kept])
         )
-        before = None
-        if all(name in k.day_old for k in kept):
+        before = has_old = None
+        if kept and all(name in k.day_old for k in kept):
             before = np.concatenate([k.day_old[name][k.wrong[name]] for k in kept])
+            has_old = np.concatenate([k.has_old[k.wrong[name]] for k in kept])
         shares = {view: np.concatenate([k.old[view][k.wrong[name]] for k in kept]) for view in kept[0].old
                   if all(view in k.old for k in kept)}  # fmt: skip
         view = max(shares, key=lambda v: (v == STORED.get(name), float(shares[v].mean())), default=None)
         if view is not None and not shares[view].any():
             view = max(shares, key=lambda v: float(shares[v].mean()))
         old = shares[view] if view is not None else None
-        return pattern(logged, again, hour, before, old), rows, view if old is not None and old.any() else None
+        return pattern(logged, again, hour, before, has_old, old), rows, view if old is not None and old.any() else None
 
     def _finding(
         self,

@@ -19,6 +19,7 @@ DAYS = 21  # remembered
 DECAY = 0.85  # weight of a day against the next one
 RECENT = 6  # hours that say how today goes
 STEADY = 30.0  # events of the forecast that pull today's factor towards one
+FURTHEST = 1.35  # how far a day's level may go from the forecast and still be a day: beyond, half the traffic is gone or double
 BUNCH = 2.0  # variance over mean before errors were seen: twice Poisson, as sessions of two make it
 SPREAD = 0.10  # relative error of a day's level before errors were seen
 LEAST_SPREAD = 0.05  # holidays differ more than the reference's days did
@@ -73,7 +74,8 @@ class Volume:
             before = self._base(hour - back)[0] if hour - back in self._recent else None
             if before is not None:
                 actual, usual = actual + self._recent[hour - back], usual + before
-        mean = max(base * (actual + STEADY) / (usual + STEADY), 1e-3)
+        today = min(max((actual + STEADY) / (usual + STEADY), 1 / FURTHEST), FURTHEST)
+        mean = max(base * today, 1e-3)
         bunch, spread = self._noise(known_kind)
         return Expected(mean, bunch * mean + (spread * mean) ** 2)
 
