@@ -19,6 +19,7 @@ from monitoring.tiers.distribution.prediction_model import PredictionModel
 from monitoring.tiers.distribution.rows import BOTH, EVERYTHING, F64, I64, Rows
 from monitoring.window import LogColumns
 
+ALWAYS = ("clock", "apart", "null", "new", "far-low", "far-high")  # kinds watched even where a column follows the clock
 OWNER_HOURS, OWNER_ROWS = 12, 8000  # of the sample, at least, in which owners are looked for
 FEW = 64  # values of a category that may own together with another
 
@@ -128,11 +129,9 @@ class Census:
 
     @property
     def mute(self) -> F64:
-        """[m] 1.0 where a part says nothing because its column follows the clock, else 0.0."""
-        timed = {name for name, clock in self.clocks.items() if clock is not None}
-        return np.array(
-            [float(p.subject in timed and p.kind not in ("clock", "null", "far-low", "far-high")) for p in self.parts]
-        )
+        """[m] 1.0 where a part says nothing as its column follows the clock or has one value an hour for all; else 0.0."""
+        timed = {name for name, clock in self.clocks.items() if clock is not None or self.owner[name] == EVERYTHING}
+        return np.array([float(p.subject in timed and p.kind not in ALWAYS) for p in self.parts])
 
     def count(self, rows: Rows, start_us: int) -> F64:
         """(k, n, q, deff) [m, 4] of one hour."""

@@ -25,7 +25,7 @@ LEAST_SHARED, LEAST_PART = 200, 0.1  # rows (and part of all) that share their o
 def find_owner(hours: Sequence[Rows], column: str, numeric: bool, keys: Sequence[str], agree: float) -> str:
     """The coarsest of `keys` (finest last) within whose owners a column agrees, in every hour together; "" where none."""
     for key in keys:
-        if key == column:
+        if column in key.split(BOTH):
             continue
         rows = shared = lonely = good = 0
         for hour in hours:
@@ -71,6 +71,8 @@ class OwnedCounter:
         """`request` is the key whose rows are damaged together ("" none): rows apart are counted by it."""
         self.subject, self.column, self.family, self.owner, self.numeric = subject, column, family, owner, numeric
         self.request = request
+        # A pair of two features of few values is remembered; a user's with a feature would be too many to be met again.
+        self.small = BOTH in owner and all(name.startswith("f_") for name in owner.split(BOTH))
         self.keys: Array | None = None
         self.values: Array = np.zeros(0)
         self.met = self.kept = 0  # owners met again with a known value, and those of them that kept it
@@ -121,7 +123,7 @@ class OwnedCounter:
 
     def learn(self, rows: Rows) -> None:
         """Remember each owner's value; a value once learned stays."""
-        if self.owner == EVERYTHING or BOTH in self.owner or (self.met >= 2000 and not self.fixed):
+        if self.owner == EVERYTHING or (BOTH in self.owner and not self.small) or (self.met >= 2000 and not self.fixed):
             return  # values of this column change: nothing to remember
         groups = rows.groups(self.owner)
         codes, keys = rows.codes(self.owner)

@@ -19,6 +19,7 @@ Bool = npt.NDArray[np.bool_]
 
 EVERYTHING = "*"  # the key whose one owner has all rows
 BOTH = "+"  # between two columns that own together
+BETWEEN = "\x1f"  # between their values
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Rows:
 
     def codes(self, name: str) -> tuple[npt.NDArray[np.int32], Array]:
         """(codes [n], the distinct values they index); -1 where null, "" or, of numbers, NaN or negative."""
+        if name not in self._codes and BOTH in name:
+            self._codes[name] = self._pairs(*name.split(BOTH))
         if name not in self._codes:
             column = self.table[name]
             if isinstance(column, pa.ChunkedArray):
@@ -97,6 +100,16 @@ class Rows:
             sizes = np.bincount(owner, minlength=len(present))
             self._groups[name] = Groups(owner.astype(np.int32), order, np.cumsum(sizes) - sizes, sizes)
         return self._groups[name]
+
+    def _pairs(self, one: str, other: str) -> tuple[npt.NDArray[np.int32], Array]:
+        """Codes and values of pairs: their two values as one text."""
+        (a, a_values), (b, b_values) = self.codes(one), self.codes(other)
+        both = np.where((a < 0) | (b < 0), -1, a.astype(np.int64) * max(len(b_values), 1) + b)
+        distinct, codes = np.unique(both, return_inverse=True)
+        if len(distinct) and distinct[0] < 0:
+            distinct, codes = distinct[1:], codes - 1
+        left, right = a_values[distinct // max(len(b_values), 1)], b_values[distinct % max(len(b_values), 1)]
+        return codes.astype(np.int32), np.strings.add(np.strings.add(left.astype(str), BETWEEN), right.astype(str))
 
     def _owners(self, name: str) -> npt.NDArray[np.integer[Any]]:
         """Codes of a key; of two columns joined by BOTH, codes of their pairs."""
