@@ -17,6 +17,7 @@ LAGS = 12  # windows apart that still belong to one day's weather
 CAUTION = 1.5
 # Windows wait before they teach how much days differ: a shift that is not found yet would teach that they differ that much.
 WAIT_DAYS, WAIT_SHARE = 7.0, 0.35
+SAME_DAY = 1 - (LAGS + 1) / 2 / 24  # of pairs of hours so far apart at most, those of one day
 MEMORY_DAYS = 28.0
 
 
@@ -51,7 +52,8 @@ class Spread:
         self.days = keep * self.days + days
         self._own *= keep
         self._shared *= keep
-        self._own += np.stack([np.square(deviation) - luck, np.square(weight)])
+        n = len(deviation)  # of those days; there may be more streams now
+        self._own[:, :n] += np.stack([np.square(deviation) - luck, np.square(weight)])
         for before, weight_before in self._past:
             n = len(before)
             self._shared[0, :n] += deviation[:n] * before
@@ -63,11 +65,13 @@ class Spread:
         return self._shared[0], self._shared[1], self._own[0], self._own[1]
 
 
-def shrunk(products: F64, weight: F64, days: float, prior: F64 | float, prior_days: float) -> F64:
+def shrunk(products: F64, weight: F64, days: float, prior: F64 | float, prior_days: float, shared: float = SAME_DAY) -> F64:
     """A day's variance [streams] from `products` over `weight`, shrunk towards `prior` as if that came from `prior_days`.
 
+    `shared` is the part of the products whose two hours have the day's deviation in common.
     An estimate from `days` days has variance 2 v^2 / days from the days' luck and 1 / weight from the clicks'.
     """
+    products = products / shared
     prior = np.broadcast_to(np.asarray(prior, dtype=np.float64), products.shape)
     known = weight > 0
     # A variance of few days is as likely too small as too large, and too small is what raises false alarms.

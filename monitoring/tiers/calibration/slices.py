@@ -43,6 +43,11 @@ class Slices:
     _begin_us: int | None = None
     _early: list[F64] = field(default_factory=list)
 
+    @property
+    def has_users(self) -> bool:
+        """Whether rows say whose they are."""
+        return "user" in self._first
+
     def meet(self, log: pa.Table, start_us: int) -> None:
         """Look at a window's impressions before they are sliced: cuts tenths, notes who is new."""
         if self._begin_us is None:

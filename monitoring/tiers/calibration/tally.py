@@ -36,7 +36,8 @@ class Tally:
     expected_by_slice: F64  # [slices]
     young: float  # sum over young items of their share of p, squared
     young_by_slice: F64  # the same within slices [slices]
-    user_clicks: F64  # [clicking users]
+    users: I64  # keys, sorted: those with a click, and suspects who were shown something
+    user_clicks: F64  # [users]
     user_expected: F64
     user_clicks_now: F64  # on impressions of this very window [users with one]
     user_squares: float  # sum over all users of what this window's impressions let one expect, squared
@@ -47,8 +48,8 @@ class Tally:
     lags_s: F64  # arrived minus clicked [clicks]
 
 
-def tally(window: Window, slices: Slices, cohorts: Cohorts, curve: DelayCurve) -> Tally | None:
-    """Count a window; None where it has neither clicks nor labels.
+def tally(window: Window, slices: Slices, cohorts: Cohorts, curve: DelayCurve, suspects: I64) -> Tally | None:
+    """Count a window; None where it has neither clicks nor labels.  Users among `suspects` are counted without a click too.
 
     A click counts when its impression's cohort is known, so that a log may begin anywhere and have holes.
     """
@@ -105,8 +106,10 @@ def tally(window: Window, slices: Slices, cohorts: Cohorts, curve: DelayCurve) -
     for _, number in numbers if len(rows) else []:
         inside = number[rows] >= 0
         young_by_slice += _clump(number[rows][inside], items[inside], p[rows][inside], sums)
-    who, count = np.unique(click_users, return_counts=True)
     shown, shown_p = by_key(user, p * factor) if len(user) else (np.empty(0, np.int64), np.zeros(0))
+    # Users with a click, and then suspects once more, to count the one without the other.
+    who, count = np.unique(np.concatenate([click_users, suspects[np.isin(suspects, shown)]]), return_counts=True)
+    count = count - np.isin(who, suspects[np.isin(suspects, shown)])
     from_now = np.zeros(len(who))
     if len(who) and len(shown):
         place = np.minimum(np.searchsorted(shown, who), len(shown) - 1)
@@ -128,6 +131,7 @@ def tally(window: Window, slices: Slices, cohorts: Cohorts, curve: DelayCurve) -
         expected_by_slice=here,
         young=young,
         young_by_slice=young_by_slice,
+        users=who,
         user_clicks=count.astype(np.float64),
         user_expected=from_now,
         user_clicks_now=clicked_now.astype(np.float64),

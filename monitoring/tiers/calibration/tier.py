@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infra.clock import HOUR_US
 from monitoring.findings import Finding, Severity
 from monitoring.tiers.calibration.cohorts import Cohorts
 from monitoring.tiers.calibration.concentration import Concentration
@@ -66,6 +65,7 @@ class Past:
     """One window in sums, bias taken out: what ratios since an onset are made of."""
 
     hour: float
+    start_us: int
     clicks: float
     expected: float
     old: float
@@ -106,7 +106,6 @@ class CalibrationTier:
         self._lags = np.array([1.0, 50.0])  # clicks that took longer than `_lag_s`, clicks
         self._lag_s: float | None = None
         self._first_lags: list[F64] = []
-        self._start_us = 0
         self._hours = 0.0
         self._expected = 0.0  # clicks ever expected
         self._seen: Tally | None = None
@@ -121,15 +120,13 @@ class CalibrationTier:
             for detector in (self._all, self._late, self._parts):
                 detector.forget()
         self._learned, self._paged, self._ran, self._unable = False, False, (), {}
-        if not self._past:
-            self._start_us = window.start_us - int(self._all.hour * HOUR_US)
-        seen = self._seen = tally(window, self._slices, self._cohorts, self._curve)
+        seen = self._seen = tally(window, self._slices, self._cohorts, self._curve, self._users.suspects)
         if seen is None:
             self._unable[NAME] = "no clicks and no labels"
             return []
         if seen.cohort is not None:
             self._cohorts.add(seen.cohort, window.end_us)
-        self._step(seen)
+        self._step(seen, window.start_us)
         if self._hours < LEAST_HOURS or self._expected < LEAST_CLICKS:
             self._unable[NAME] = (
                 f"{self._hours:.0f} hours with {self._expected:.0f} expected clicks before this window; "
@@ -175,7 +172,7 @@ class CalibrationTier:
         """What was judged in it."""
         return self._ran
 
-    def _step(self, seen: Tally) -> None:
+    def _step(self, seen: Tally, start_us: int) -> None:
         """Move every stream on by a window, and note the window."""
         bias = float(np.exp(self._all.level[0]))
         day, hour = self._variances(self._spread, np.full(1, DAY_PRIOR), DAY_PRIOR_DAYS)
@@ -208,12 +205,17 @@ class CalibrationTier:
         self._parts.expect(seen.hours, day + YOUNG * clumps, YOUNG * np.maximum(clumps - before, 0.0))
         self._clump_by_slice = clumps
         self._parts.see(seen.by_slice, share, hour / seen.hours, np.full(streams, seen.clicks))
-        if len(seen.user_clicks) or seen.impressions:
+        if self._slices.has_users:
             self._users.see(
-                seen.user_clicks, bias * seen.user_expected, bias * seen.expected, self._all.hour - seen.hours, seen.hours
+                seen.users,
+                seen.user_clicks,
+                bias * seen.user_expected,
+                bias * seen.expected,
+                self._all.hour - seen.hours,
+                seen.hours,
             )
         self._past.append(Past(
-            self._all.hour - seen.hours, seen.clicks, bias * seen.expected, old, float(old_expected), lagged,
+            self._all.hour - seen.hours, start_us, seen.clicks, bias * seen.expected, old, float(old_expected), lagged,
             float(lagged_expected), seen.impressions, seen.sum_p, seen.top_users, seen.by_slice, odds_usual,
         ))  # fmt: skip
         self._part_columns = column
@@ -226,8 +228,8 @@ class CalibrationTier:
             ran.append("click-delay")
             found.append(self._delay())
         else:
-            self._unable["click-delay"] = "labels come without the time of their arrival"
-        if len(seen.user_clicks) or "user" in self._slices._first:
+            self._unable["click-delay"] = "labels come without the time of their arrival, and are taken as final"
+        if self._slices.has_users:
             ran.append("click-concentration")
             found.append(self._crowd())
         else:
@@ -245,6 +247,8 @@ class CalibrationTier:
         if excess[0] is None:
             return None
         shift, since = self._all.best(0)
+        if not shift.daily:
+            since = self._onset(shift.step, np.array([(p.clicks, p.expected) for p in self._past]))
         severity, amount = excess[0]
         days = (self._all.hour - since) / 24
         evidence = self._ratios(since) | {
@@ -271,9 +275,9 @@ class CalibrationTier:
         for stream, value in enumerate(excess):
             if value is None:
                 continue
-            _, since = self._late.best(stream)
-            past = self._after(since)
-            of = [(p.old, p.old_expected) if stream == 0 else (p.lagged, p.lagged_expected) for p in past]
+            of = [(p.old, p.old_expected) if stream == 0 else (p.lagged, p.lagged_expected) for p in self._past]
+            since = self._onset(self._late.best(stream)[0].step, np.array(of))
+            of = of[-len(self._after(since)) :]
             ratio = sum(seen for seen, _ in of) / max(sum(expected for _, expected in of), 1e-9)
             evidence: dict[str, object] = {**self._ratios(since), "late_ratio": ratio}
             if ratio > OLDER_THAN_ALL * max(1.0, self._ratios(since)["ratio"]):
@@ -328,10 +332,13 @@ class CalibrationTier:
                 continue
             severity, amount = value
             column, name = self._slices.names[stream]
-            shift, since = self._parts.best(stream)
-            past = [p for p in self._after(since) if len(p.by_slice) > stream]
-            seen = float(sum(p.by_slice[stream] for p in past))
-            expected = float(sum(p.clicks * inverse_logit(p.odds[stream : stream + 1])[0] for p in past))
+            shift, _ = self._parts.best(stream)
+            past = [p for p in self._past if len(p.by_slice) > stream]
+            usual = inverse_logit(np.array([p.odds[stream] for p in past]))
+            of = np.stack([[p.by_slice[stream] for p in past], np.array([p.clicks for p in past]) * usual], axis=1)
+            since = self._onset(shift.step, of)
+            past = past[-len(self._after(since)) :]
+            seen, expected = (float(value) for value in of[-len(past) :].sum(axis=0))
             total = sum(p.clicks for p in past)
             rest = (total - seen) / max(total - expected, 1e-9)
             evidence = {
@@ -372,6 +379,12 @@ class CalibrationTier:
             for now, amount in zip(log.tolist(), over.tolist(), strict=True)
         ]
 
+    def _onset(self, step: float, of: F64) -> float:
+        """Hour since which clicks and expectations `of` the last windows [windows, 2] speak loudest for that log ratio."""
+        speaks = of[:, 0] * step - of[:, 1] * np.expm1(step)  # Poisson log likelihood ratios
+        loudest = len(of) - 1 - int(np.argmax(np.cumsum(speaks[::-1])))
+        return self._past[len(self._past) - len(of) + loudest].hour
+
     def _after(self, since: float) -> list[Past]:
         return [p for p in self._past if p.hour >= since] or [self._past[-1]]
 
@@ -393,13 +406,13 @@ class CalibrationTier:
         self, check: str, symptom: str, guess: str, subject: str, severity: Severity, evidence: Mapping[str, object],
         excess: float, since: float,
     ) -> Finding:  # fmt: skip
-        onset = self._start_us + int(since * HOUR_US)
+        onset = self._after(since)[0].start_us
         return Finding(check, guess, subject, severity, evidence, None, excess, symptom, NAME, onset)
 
     def _variances(self, spread: Spread, prior: F64, prior_days: float) -> tuple[F64, F64]:
         products, weight, own, own_weight = spread.sums()
         day = shrunk(products, weight, spread.days, prior, prior_days)
-        both = shrunk(own, own_weight / 2, spread.days, day, prior_days)
+        both = shrunk(own, own_weight / 2, spread.days, day, prior_days, 1.0)
         return day, np.maximum(both - day, 0.0)
 
     def _part_variances(self, columns: list[str]) -> tuple[F64, F64]:
@@ -413,7 +426,7 @@ class CalibrationTier:
         days = self._part_spread.days
         pool = shrunk(pooled(products), pooled(weight), days, SLICE_PRIOR, SLICE_PRIOR_DAYS)[place]
         day = shrunk(products, weight, days, pool, SLICE_PRIOR_DAYS)
-        both = shrunk(own, own_weight / 2, days, day, SLICE_PRIOR_DAYS)
+        both = shrunk(own, own_weight / 2, days, day, SLICE_PRIOR_DAYS, 1.0)
         return day, np.maximum(both - day, 0.0)
 
     def _columns(self) -> list[str]:
