@@ -1,8 +1,8 @@
 """The endpoint that a drill breaks: the production app with wrapped parts and routes to inject and heal; a process of its own.
 
-`python -m pipelines.live.endpoint` reads one line of JSON from standard input (folder, port, drill token, settings) and serves
-until standard input closes or it is told to stop: it never outlives who started it.  The routes exist here only, and need the
-token; so does the header with which a request brings its simulated time.
+`python -m pipelines.live.endpoint` reads one line of JSON from standard input (folder, port, drill token, settings, previous
+model) and serves until standard input closes or it is told to stop: it never outlives who started it.  The routes exist here
+only, and need the token; so does the header with which a request brings its simulated time.
 """
 
 import json
@@ -59,14 +59,14 @@ class Timed:
         await self._app(scope, receive, send)
 
 
-def drill_app(home: Home, settings: Settings, token: str) -> FastAPI:
-    """The production app on a branch, composed for a drill."""
+def drill_app(home: Home, settings: Settings, token: str, previous: str) -> FastAPI:
+    """The production app on a branch, composed for a drill; `previous` is the hash of the model that served before."""
     fault = Fault()
     scorers: list[WrappedScorer] = []
 
     def compose() -> Service:
         service = load_service(home, settings)
-        fault.artefacts = artefacts(home, service.description.model)
+        fault.artefacts = artefacts(home, previous)
         scorers.append(WrappedScorer(service.scorer, fault))
         return replace(service, scorer=scorers[0])
 
@@ -88,17 +88,11 @@ def drill_app(home: Home, settings: Settings, token: str) -> FastAPI:
     return app
 
 
-def artefacts(home: Home, champion: str) -> Mapping[str, Artefact]:
-    """The models of a home by family, and `previous`: the one that the champion would be taken for, the family tried before it.
-
-    A home that was trained once has no earlier champion, so the best-known other family stands in."""
-    found = {}
-    for folder in sorted(home.artefacts.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            artefact = load(home.artefacts, folder.name)
-            found[artefact.family] = artefact
-    others = [artefact for artefact in found.values() if artefact.hash != champion and artefact.family != "base_rate"]
-    return {**found, **({"previous": others[0]} if others else {})}
+def artefacts(home: Home, previous: str) -> Mapping[str, Artefact]:
+    """The models that a rollout could mistake for the champion: by family, and `previous`, which served before it."""
+    folders = [path for path in sorted(home.artefacts.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    found = {folder.name: load(home.artefacts, folder.name) for folder in folders}
+    return {**{artefact.family: artefact for name, artefact in found.items() if name != previous}, "previous": found[previous]}
 
 
 def main() -> None:
@@ -106,7 +100,7 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     settings = Settings(**order["settings"])
     use(settings)
-    app = drill_app(Home(Path(order["root"])), settings, order["token"])
+    app = drill_app(Home(Path(order["root"])), settings, order["token"], order["previous"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The market keeps one connection, and may be paused for long.
     uvicorn.run(

@@ -22,7 +22,7 @@ _SERIES = {
     "discrimination-down": "ne", "slice-calibration": "ratio", "randomised-slice": "ratio", "click-concentration": "clicks",
     "duplicate-ids": "duplicates", "contract": "refused", "clock-skew": "refused", "out-of-range": "refused",
     "volume-down": "landed", "volume-up": "landed", "hours-missing": "landed", "unreconciled": "joined",
-    "too-old": "age", "unknown-version": "models", "ratio": "arms", "not-sticky": "arms",
+    "too-old": "age", "unknown-version": "models", "not-sticky": "arms",
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ class Evidence:
             shape = self._measures.shapes.compare("prediction", since_us, until_us)
             if shape is not None:
                 pictures.append({"key": "shape prediction", "kind": "shape", "subject": "prediction", **shape})
-        series = _SERIES.get(symptom)
+        series = "arms" if finding["tier"] == "experiment" else _SERIES.get(symptom)
         if series:
             pictures.append(self._series(series, since_us))
         return pictures

@@ -4,9 +4,7 @@ Online store and snapshot files are written with the same stamps, so that what a
 Rows pass the stages `feature` (disk and store alike) and `store` (the store only).  Called by `pipelines.live.system`.
 """
 
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +16,7 @@ from features.catalogue import View, view
 from features.day_events import Ads, DayEvents, day_events
 from features.online_sqlite import SqliteStore
 from features.online_store import write
-from features.online_values import PROJECT, Mark, key_bytes
+from features.online_values import Mark
 from infra.clock import DAY_US, day_name
 from infra.home import Home
 from infra.lake import Lake
@@ -58,6 +56,7 @@ class Freshness:
         self._lake = Lake.of(home)
         self.store = SqliteStore(home)
         self._due: list[Due] = []
+        self._stuck: set[str] = set()  # views of which nothing comes through in time
         self._clean: dict[str, pa.Table] = {}  # right rows of the views that a bug of the stage `feature` rewrites
         self._begin(now_us)
         for target in views_of(spec.entities):  # what the night's jobs made and nobody could read yet
@@ -119,16 +118,18 @@ class Freshness:
         self._to_store(name, rewritten, mark)
 
     def _to_store(self, name: str, rows: pa.Table, mark: Mark | None) -> None:
+        """Rows to the store from when each is available; the view looks as fresh as what came through in time."""
         out = self._fault.rows("store", name, rows)
         available = snapshots.times_us(out["available_at"])
-        if rows.num_rows and not out.num_rows:
-            return  # nothing came through: the view does not look fresher either
         for at_us in np.unique(available).tolist():
-            part = out.filter(pa.array(available == at_us))
-            fits = mark is not None and at_us == mark.available_us
-            self._due.append(Due(at_us, name, part, mark if fits else None))
-        if mark is not None and not rows.num_rows:
-            self._due.append(Due(mark.available_us, name, rows, mark))
+            self._due.append(Due(at_us, name, out.filter(pa.array(available == at_us)), None))
+        if mark is not None:
+            if rows.num_rows:
+                self._stuck.discard(name)
+                if not (available == mark.available_us).any():
+                    self._stuck.add(name)
+            if name not in self._stuck:
+                self._due.append(Due(mark.available_us, name, rows.slice(0, 0), mark))
 
     def moments(self, start_us: int, end_us: int) -> list[int]:
         """When the store changes in [start_us, end_us), in order."""
@@ -180,12 +181,14 @@ class Freshness:
 
     # -- a fault begins or ends --------------------------------------------------------------------------------------
 
-    def refill(self, name: str, now_us: int) -> None:
-        """Run the job behind a view again, now: whatever is injected takes effect on all its rows, or no longer does."""
-        target, mark = view(name), mark_at(self._home, view(name), now_us)
+    def refill(self, name: str, now_us: int, files_too: bool) -> None:
+        """Run the job behind a view again, now: whatever is injected takes effect on all its rows, or no longer does.
+
+        `files_too`: not only the store was wrong, or will be.  Rows that a fault swallows leave what the store had."""
+        mark = mark_at(self._home, view(name), now_us)
         right = _available(self._right(name, now_us), now_us)
         rows = self._fault.rows("feature", name, right)
-        if rows is not right or name in self._clean:
+        if files_too:
             self._correct(name, rows)
         if rows is not right:
             self._clean.setdefault(name, right)
@@ -194,12 +197,9 @@ class Freshness:
         sent = self._fault.rows("store", name, rows)
         available = snapshots.times_us(sent["available_at"])
         self._due = [due for due in self._due if due.view != name]
+        self._stuck.discard(name)
         for at_us in np.unique(available).tolist():
             self._due.append(Due(at_us, name, sent.filter(pa.array(available == at_us)), mark if at_us <= now_us else None))
-        key = snapshots.KEYS[target.entity]
-        gone = rows.filter(pc.invert(pc.is_in(rows[key], value_set=sent[key].combine_chunks())))
-        if gone.num_rows:  # a table that is loaded anew holds only what was loaded
-            _forget(self._home, target, key_bytes(target, gone[key].to_pylist()))
         self.push(now_us)
 
     def _right(self, name: str, now_us: int) -> pa.Table:
@@ -239,11 +239,3 @@ def _available(rows: pa.Table, now_us: int) -> pa.Table:
     """Rows as a job that ran just now would stamp them."""
     at = rows.schema.get_field_index("available_at")
     return rows.set_column(at, rows.schema.field(at), snapshots.to_time(np.full(rows.num_rows, now_us)))
-
-
-def _forget(home: Home, target: View, keys: list[bytes]) -> None:
-    """Delete entities from a view of the branch's store, and count it as a write so that readers load the view again."""
-    with closing(sqlite3.connect(home.online, timeout=30)) as db, db:
-        for table, of_view in (("clickproof_rows", f"view = '{target.name}' AND "), (f"{PROJECT}_{target.name}", "")):
-            db.executemany(f"DELETE FROM {table} WHERE {of_view}entity_key = ?", [(key,) for key in keys])
-        db.execute("UPDATE clickproof_marks SET writes = writes + 1 WHERE view = ?", (target.name,))

@@ -61,7 +61,8 @@ class Intake:
         self._known = Known({stream: np.zeros(0, np.int64) for stream in spec.streams})
         for stream in spec.streams:
             columns = [KEYS[stream], *(_TIMES if stream == "impressions" else ())]
-            self._known.add(stream, lake.read(stream, columns, lake.days(stream) if stream in ("users", "ads") else days))
+            ever = [day for day in lake.days(stream) if day <= days[-1]]
+            self._known.add(stream, lake.read(stream, columns, ever if stream in ("users", "ads") else days))
         self._waiting: pa.Table = lake.read("pending", PENDING.names, days[-1:])
         self._parts: dict[tuple[str, int], list[pa.Table]] = {}  # (stream, hour) -> delivered tables
 

@@ -36,6 +36,12 @@ class Pace:
         with self._changed:
             return self._now()
 
+    @property
+    def reached_us(self) -> int:
+        """The last instant that was waited for: how far the work has come."""
+        with self._changed:
+            return self._reached_us
+
     def set(self, speed: float) -> None:
         """Go on at another speed from here."""
         with self._changed:

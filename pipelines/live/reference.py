@@ -21,12 +21,14 @@ from infra.settings import Settings
 from monitoring.window import Window
 from pipelines.live.ask import InProcess
 from pipelines.live.system import System
+from pipelines.plant.making import previous
 from pipelines.sources.world.source import WorldSource
 from pipelines.training import SERVICE
 from serving.champion import champion
 
 _TABLES = ("log", "clicks", "offline", "rescored", "day_old", "books", "refused")
 _DONE = "done"
+PREVIOUS = "previous.txt"  # the hash of the model that served before the champion: for a rollout to mix up
 
 
 def reference(base: Home, source: WorldSource, chosen: Settings, days: int) -> Home:
@@ -56,14 +58,24 @@ def count(home: Home) -> int:
 
 
 def _go_on(home: Home, source: WorldSource, chosen: Settings, days: int) -> None:
+    _folder(home).mkdir(parents=True, exist_ok=True)
     system, ask = System(home, source, SERVICE), InProcess(home, chosen)
-    steps = range(system.now_us, system.now_us + days * DAY_US, HOUR_US)
+    (_folder(home) / PREVIOUS).write_text(previous(home, source).save(home.artefacts))
+    first_us = system.now_us
+    steps = range(first_us, first_us + days * DAY_US, HOUR_US)
     for hour_us in progress(steps, "days for the monitors to learn from", "hour"):
         while system.now_us < hour_us + HOUR_US:
             for window in system.step(ask, DAY_US):
+                if window.start_us == first_us:
+                    continue  # a trained home's store holds the night's rows already, half an hour early
                 _save(_folder(home) / f"{window.start_us}.arrows", window)
     system.close()
     ask.close()
+
+
+def before(home: Home) -> str:
+    """The hash of the model that served before the champion."""
+    return (_folder(home) / PREVIOUS).read_text()
 
 
 def _folder(home: Home) -> Path:
@@ -72,7 +84,6 @@ def _folder(home: Home) -> Path:
 
 def _save(path: Path, window: Window) -> None:
     """One file a window: its tables as Arrow streams, one behind the other, each with its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for name in _TABLES:
             table: pa.Table | None = getattr(window, name)

@@ -158,7 +158,7 @@ class Room:
         if self.system.fault.now is not None:
             raise ExplainedError(f"{self.system.fault.now.bug.code} is in force: heal it first; one alarm, one cause")
         self._injections += 1
-        now_us = max(self.pace.now_us, self.system.now_us)
+        now_us = max(self.pace.reached_us, self.system.now_us)
         injection = Injection(bug, intensity, self._injections, now_us)
         order = {"code": bug.code, "intensity": intensity, "seed": injection.seed, "onset_us": now_us}
         self._tell("/drill/inject", order)
@@ -172,7 +172,7 @@ class Room:
         injection = self.system.fault.now
         if injection is None:
             raise ExplainedError("nothing is injected: there is nothing to heal")
-        now_us = max(self.pace.now_us, self.system.now_us)
+        now_us = max(self.pace.reached_us, self.system.now_us)
         self._tell("/drill/heal", {})
         self.system.begin(None, now_us)
         with self._lock:
@@ -239,21 +239,19 @@ class Room:
 
 def bugs() -> list[dict[str, Any]]:
     """The catalogue for the page."""
-    found = []
-    for bug in BUGS:
-        found.append(
-            {
-                "code": bug.code,
-                "name": bug.name,
-                "class": _class_title(bug.bug_class),
-                "stage": bug.stage,
-                "story": bug.story,
-                "doses": dict(bug.doses),
-                "dose_means": bug.dose_means,
-                "not_here": not_here(bug),
-            }
-        )
-    return found
+    return [
+        {
+            "code": bug.code,
+            "name": bug.name,
+            "class": _class_title(bug.bug_class),
+            "stage": bug.stage,
+            "story": bug.story,
+            "doses": dict(bug.doses),
+            "dose_means": bug.dose_means,
+            "not_here": not_here(bug),
+        }
+        for bug in BUGS
+    ]
 
 
 def not_here(bug: Bug) -> str | None:

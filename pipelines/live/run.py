@@ -79,7 +79,7 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
     columns = columns_of(source.spec.entities, source.spec.context, artefact.service)
     token = drill_token(chosen)
     watcher = stack.enter_context(Watcher(columns))
-    port = stack.enter_context(_endpoint(home, chosen, token))
+    port = stack.enter_context(_endpoint(home, chosen, token, reference_days.before(usual)))
     measures, logs = Measures(columns), []
     end_us = source.resume(home).now_us
     windows = progress(reference_days.windows(usual), "monitors learn", "hour", reference_days.count(usual))
@@ -151,12 +151,13 @@ def _branch_of(usual: Home) -> Iterator[Home]:
 
 
 @contextmanager
-def _endpoint(home: Home, chosen: Settings, token: str) -> Iterator[int]:
+def _endpoint(home: Home, chosen: Settings, token: str, previous: str) -> Iterator[int]:
     """The endpoint's process on a free loopback port; it ends with its standard input, however this process ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {name: str(value) for name, value in chosen.model_dump(exclude={"data", "drill_token"}).items()}
-    order = {"root": str(home.root), "port": port, "token": token, "settings": {**settings, "host": "127.0.0.1"}}
+    settings["host"] = "127.0.0.1"
+    order = {"root": str(home.root), "port": port, "token": token, "previous": previous, "settings": settings}
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.live.endpoint"],
         stdin=subprocess.PIPE,

@@ -5,7 +5,7 @@ features have seasons.  Pure; fed by `pipelines.live.measures`.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.clock import DAY_US, HOUR_US
+from infra.clock import HOUR_US
 
 F64 = npt.NDArray[np.float64]
 
@@ -90,15 +90,28 @@ def psi(usual: F64, lately: F64) -> float:
     return max(value - (used.sum() - 1) * (1 / m + 1 / n), 0.0)
 
 
+Hour = tuple[int, dict[str, F64]]  # its start, counts by column; no counts where nothing was logged
+
+
+def _blocks(hours: Iterator[Hour], rows: float) -> Iterator[list[Hour]]:
+    """Runs of hours with at least `rows` rows together."""
+    block: list[Hour] = []
+    for hour in hours:
+        block.append(hour)
+        if sum(counts["prediction"].sum() for _, counts in block if counts) >= rows:
+            yield block
+            block = []
+
+
 class Shapes:
     """Usual and recent counts of every column."""
 
     def __init__(self) -> None:
         self._bins: dict[str, Bins] = {}
         self._usual: dict[str, F64] = {}  # [24, bins]
-        self._days: dict[int, dict[str, F64]] = {}  # reference day -> [bins]
-        self._restless: dict[str, float] = {}  # how far a reference day is from the others, psi
-        self._hours: deque[tuple[int, dict[str, F64]]] = deque(maxlen=KEPT_HOURS)
+        self._reference: list[Hour] = []
+        self._restless: dict[str, float] | None = None  # how far columns move by themselves, psi
+        self._hours: deque[Hour] = deque(maxlen=KEPT_HOURS)
 
     @property
     def ready(self) -> bool:
@@ -119,11 +132,10 @@ class Shapes:
 
     def learn(self, start_us: int, log: pa.Table) -> None:
         """Count an hour of the reference."""
-        hour, day = start_us // HOUR_US % 24, self._days.setdefault(start_us // DAY_US, {})
-        for name, counts in self._count(log).items():
-            self._usual[name][hour] += counts
-            day[name] = day.get(name, 0.0) + counts
-        self._restless.clear()
+        counts = self._count(log)
+        self._reference.append((start_us, counts))
+        for name, of_hour in counts.items():
+            self._usual[name][start_us // HOUR_US % 24] += of_hour
 
     def add(self, start_us: int, log: pa.Table) -> None:
         """Count an hour as it comes."""
@@ -132,37 +144,25 @@ class Shapes:
     def moved(self, rows: float) -> list[tuple[str, float]]:
         """(feature, how far it moved) of the latest hours with at least `rows` rows together, most moved first.
 
-        In units of what it moves by itself: the psi of its reference days against each other, or `STILL` where they hardly
-        differ."""
-        hours: list[int] = []
-        total = 0.0
-        for start_us, counts in reversed(self._hours):
-            hours.append(start_us)
-            total += counts["prediction"].sum() if counts else 0.0
-            if total >= rows:
-                break
-        if not hours:
+        In units of what it moves by itself: the psi of as many rows of the reference against the rest, on average; or `STILL`
+        where that is less."""
+        lately = next(_blocks(reversed(self._hours), rows), [])
+        if not lately:
             return []
-        usual = self._usually()
-        found = [
-            (name, psi(*self._both(name, min(hours), max(hours) + HOUR_US)) / max(usual[name], STILL)) for name in self._bins
-        ]
+        if self._restless is None:
+            self._restless = self._usually(rows)
+        found = [(n, psi(*self._both(n, lately)) / max(self._restless[n], STILL)) for n in self._bins]
         return sorted(found, key=lambda item: -item[1])
 
-    def _usually(self) -> dict[str, float]:
-        """How far each column's reference days are from the others, on average."""
-        if not self._restless:
-            for name, counts in self._usual.items():
-                whole = counts.sum(axis=0)
-                apart = [psi(whole - day[name], day[name]) for day in self._days.values() if name in day]
-                self._restless[name] = float(np.mean(apart)) if apart else 0.0
-        return self._restless
+    def _usually(self, rows: float) -> dict[str, float]:
+        blocks = list(_blocks(iter(self._reference), rows))
+        return {n: float(np.mean([psi(*self._both(n, b, b)) for b in blocks])) if blocks else 0.0 for n in self._bins}
 
     def compare(self, name: str, start_us: int, end_us: int) -> Mapping[str, Any] | None:
         """A feature's bins with their usual and recent shares of rows; None for a column that is not one."""
         if name not in self._bins:
             return None
-        usual, lately = self._both(name, start_us, end_us)
+        usual, lately = self._both(name, [hour for hour in self._hours if start_us <= hour[0] < end_us])
         return {
             "labels": list(self._bins[name].labels),
             "usual": (usual / max(usual.sum(), 1)).round(5).tolist(),
@@ -170,17 +170,19 @@ class Shapes:
             "rows": int(lately.sum()),
         }
 
-    def _both(self, name: str, start_us: int, end_us: int) -> tuple[F64, F64]:
-        """Usual counts, mixed by hour of day as the recent ones are, and recent counts of [start, end)."""
+    def _both(self, name: str, hours: Sequence[Hour], without: Sequence[Hour] = ()) -> tuple[F64, F64]:
+        """Usual counts, mixed by hour of day as those of `hours` are, and the counts of `hours`; `without` some of the
+        reference's own."""
         lately = np.zeros(len(self._bins[name].labels))
         usual = np.zeros_like(lately)
-        for at_us, counts in self._hours:
-            if start_us <= at_us < end_us and counts:
+        for at_us, counts in hours:
+            if counts:
+                of_day = at_us // HOUR_US % 24
+                of_hour = self._usual[name][of_day] - sum(c[name] for at, c in without if c and at == at_us)
                 lately += counts[name]
-                of_hour = self._usual[name][at_us // HOUR_US % 24]
                 usual += of_hour * (counts[name].sum() / max(of_hour.sum(), 1))
-        scale = max(self._usual[name].sum() / 24, 1) / max(usual.sum(), 1)
-        return usual * max(scale, 1.0), lately
+        days = max(len(self._reference) / 24, 1)  # as many rows as the reference has of these hours
+        return usual * days, lately
 
     def _count(self, log: pa.Table) -> dict[str, F64]:
         if not log.num_rows:

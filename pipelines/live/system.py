@@ -162,7 +162,8 @@ class System:
             for one in (before, injection):
                 if one is not None and one.bug.stage in ("feature", "store"):
                     for table in one.bug.tables:
-                        self.fresh.refill(table, max(at_us, self.now_us))
+                        if one is before or table != "user_recent":  # a stream goes on; a nightly job is run again
+                            self.fresh.refill(table, max(at_us, self.now_us), one.bug.stage == "feature")
 
     def close(self) -> None:
         """Close the store."""

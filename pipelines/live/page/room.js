@@ -92,6 +92,7 @@ function showBanner() {
   const banner = byId("banner");
   banner.dataset.state = incident ? "alarm" : injected ? "broken" : "calm";
   byId("heal").hidden = !injected;
+  byId("to-bugs").hidden = Boolean(injected || incident);
   byId("heal").disabled = !token;
   byId("heal").textContent = injected ? `Heal ${injected.code}` : "Heal";
   let text = state.hours.length ? "All quiet. Nothing is broken, and nothing is found." : "Running. The first hour is not over yet.";
