@@ -70,7 +70,7 @@ def _zeros(slug: str, each: Observation) -> float:
     share, nulls = number(each, "share"), number(each, "nulls_change")
     if share is None or nulls is None or share <= 0:
         return 0.0
-    replaced = 0.5 < -nulls / share < 1.6
+    replaced = -nulls > max(0.5 * share, 0.002)
     if slug == "imputation-difference":
         return 3.0 if replaced else -2.0
     return -0.7 if replaced and slug == "default-value-skew" else 0.0
@@ -102,11 +102,11 @@ def _tail(slug: str, each: Observation) -> float:
 
 def _residual(slug: str, each: Observation) -> float:
     """A constant offset is a missing correction; spread is a model that sees other columns or is another one."""
-    offset, spread = number(each, "offset"), number(each, "spread")
+    offset, spread, share = number(each, "offset"), number(each, "spread"), number(each, "share")
     if offset is None:
         return 0.0
-    beside = abs(spread) if spread is not None else 0.0
-    constant = abs(offset) > 2 * beside
+    # The spread is of the logarithm of sizes, so an offset widens it as well; but an offset moves nearly every row.
+    constant = abs(offset) > 2 * abs(spread or 0.0) or (abs(offset) > 0.12 and (share or 0.0) > 0.6)
     if slug == "uncorrected-downsampling":
         if offset < 0:
             return -2.0  # negatives that were left out and not corrected for make p too high, never too low
@@ -125,6 +125,12 @@ def _calibration_low(slug: str, each: Observation) -> float:
     return 0.25 if slug == "lost-clicks" else 0.0
 
 
+def _slow(slug: str, each: Observation) -> float:
+    """A ramp of a day or two is a step that was met at night."""
+    days = number(each, "days")
+    return -2.0 if slug == "seasonal-drift" and days is not None and days < 3 else 0.0
+
+
 _RULES = {
     "location-moved": _location,
     "shares-moved": _shares,
@@ -133,6 +139,8 @@ _RULES = {
     "mode-up": _zeros,
     "distinct-down": _distinct,
     "slice-calibration": _slice,
+    "slow-calibration": _slow,
+    "slow-trend": _slow,
     "tail-up": _tail,
     "residual-moved": _residual,
     "rescore-mismatch": _residual,

@@ -125,9 +125,11 @@ def is_prediction(each: Observation) -> bool:
 
 
 def _is_own(profile: Profile, subject: str, each: Observation) -> bool:
-    if each.symptom not in profile.own or not _fits(profile, each):
+    if each.symptom not in profile.own:
         return False
-    return profile.place == "artefact" or each.subject == subject
+    if each.symptom == "slice-calibration" and each.subject == subject:
+        return True  # it would not make one suspect a feature's path, but does count where something else does
+    return _fits(profile, each) and (profile.place == "artefact" or each.subject == subject)
 
 
 def _wake(profile: Profile, each: Observation) -> float:

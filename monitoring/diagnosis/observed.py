@@ -69,14 +69,13 @@ def observe(findings: Iterable[Finding]) -> list[Observation]:
 
 def _observation(found: Sequence[Finding]) -> Observation:
     top = max(found, key=lambda f: (f.severity == "page", f.excess))
-    onsets = [f.onset_us for f in found if f.onset_us is not None]
     return Observation(
         tier=_tier(top),
         symptom=top.symptom or top.check,
         subject=top.subject,
         excess=top.excess,
         page=top.severity == "page",
-        onset_us=min(onsets) if onsets else None,
+        onset_us=_onset(found),
         evidence=top.evidence,
         guesses=frozenset(f.bug_class for f in found),
         text=_words(top),
@@ -96,10 +95,15 @@ def condense(findings: Iterable[Finding], most: int = 60) -> list[Finding]:
     kept = []
     for found in group(findings).values():
         top = max(found, key=lambda f: (f.severity == "page", f.excess))
-        onsets = [f.onset_us for f in found if f.onset_us is not None]
         days = [f.since for f in found if f.since is not None]
-        kept.append(replace(top, onset_us=min(onsets) if onsets else None, since=min(days) if days else None))
+        kept.append(replace(top, onset_us=_onset(found), since=min(days) if days else None))
     return sorted(kept, key=lambda f: (f.severity != "page", -f.excess))[:most]
+
+
+def _onset(found: Sequence[Finding]) -> int | None:
+    """The earliest onset of findings that show it well: a faint one may have begun by chance, long before."""
+    enough = 0.5 * max(f.excess for f in found)
+    return min((f.onset_us for f in found if f.onset_us is not None and f.excess >= enough), default=None)
 
 
 def later(observation: Observation, than: Observation) -> bool:

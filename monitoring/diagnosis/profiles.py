@@ -45,8 +45,8 @@ def _feature(own: Mapping[str, float], features: Mapping[str, float] | None = No
 PROFILES: dict[str, Profile] = {
     "default-value-skew": _feature({
         "to-default": 0.95, "zeros-up": 0.85, "mode-up": 0.5, "mismatch": 0.1, "location-moved": 0.3, "shares-moved": 0.4,
-        "nulls-up": 0.05, "tail-up": 0.2, "distinct-down": 0.05, "concentration-up": 0.1, "invariant-broken": 0.3,
-        "novel-entities": 0.02,
+        "nulls-up": 0.05, "tail-up": 0.2, "distinct-down": 0.05, "concentration-up": 0.1, "invariant-broken": 0.5,
+        "novel-entities": 0.02, "slice-calibration": 0.15,
     }),
     "unit-change": _feature({
         "ratio": 0.95, "location-moved": 0.7, "tail-up": 0.7, "mismatch": 0.1, "shares-moved": 0.5, "distinct-up": 0.2,
@@ -55,11 +55,11 @@ PROFILES: dict[str, Profile] = {
     }),
     "category-reencoding": _feature({
         "permuted": 0.95, "shares-swapped": 0.7, "invariant-broken": 0.5, "shares-moved": 0.4, "mismatch": 0.3, "mode-up": 0.05,
-        "new-values": 0.1, "novel-entities": 0.1, "concentration-up": 0.05,
+        "new-values": 0.1, "novel-entities": 0.1, "concentration-up": 0.05, "slice-calibration": 0.4,
     }),
     "stale-features": _feature({
         "older": 0.95, "too-old": 0.7, "mismatch": 0.3, "location-moved": 0.3, "shares-moved": 0.2, "zeros-up": 0.1,
-        "slow-trend": 0.1, "invariant-broken": 0.15, "nulls-up": 0.03, "tail-up": 0.1, "discrimination-down": 0.05,
+        "slow-trend": 0.1, "invariant-broken": 0.5, "nulls-up": 0.03, "tail-up": 0.1, "discrimination-down": 0.05,
     }),
     "time-zone-shift": _feature({
         "shifted": 0.95, "invariant-broken": 0.8, "shares-moved": 0.3, "location-moved": 0.3, "mismatch": 0.1,
@@ -75,6 +75,7 @@ PROFILES: dict[str, Profile] = {
     }),
     "null-spike": _feature({
         "to-null": 0.95, "nulls-up": 0.95, "mismatch": 0.05, "shares-moved": 0.3, "location-moved": 0.05, "contract": 0.1,
+        "invariant-broken": 0.5,
     }),
     "schema-change": _feature({
         "contract": 0.9, "clock-skew": 0.7, "new-values": 0.7, "novel-entities": 0.15, "nulls-up": 0.15, "volume-down": 0.25,
@@ -114,7 +115,7 @@ PROFILES: dict[str, Profile] = {
         _PREDICTION, _CALIBRATION | {"volume-up": 0.1}, 1.0),
     "prior-shift": Profile("world", {
         "calibration-low": 0.9, "calibration-high": 0.9, "slow-calibration": 0.2,
-    }, {}, {}, {"slice-calibration": 0.2, "randomised-slice": 0.1}, 0.8),
+    }, {}, {}, {"slice-calibration": 0.06, "randomised-slice": 0.1}, 0.8),
     "concept-drift": Profile("world", {
         "slice-calibration": 0.9, "discrimination-down": 0.4,
     }, {}, {}, {"calibration-low": 0.3, "calibration-high": 0.3, "slice-calibration": 0.3, "discrimination-down": 0.4,

@@ -77,7 +77,7 @@ def judge(reference: Log, window: Log, offline: Log | None, mapping: LogMapping)
     whole = monitor.copy()
     seen = [monitor.observe(_ahead(one, ahead)) for one in _windows(window, now, plan, offline)]
     seen += [whole.observe(_ahead(one, ahead)) for one in _pieces(window, now, plan, offline)]
-    findings = [_back(f, ahead) for one in seen for f in one.findings]
+    findings = [_placed(f, ahead, now.start_us) for one in seen for f in one.findings]
     findings = [young(f, window.table, now.end_us) for f in findings]
     incidents, notices = _root_causes(findings, now, window.table, plan, offline)
     checked, skipped = _coverage(seen, mapping, window, offline)
@@ -113,8 +113,9 @@ def _ahead(window: Window, by_us: int) -> Window:
     return replace(window, start_us=window.start_us + by_us, end_us=window.end_us + by_us, log=log)
 
 
-def _back(finding: Finding, by_us: int) -> Finding:
-    return finding if not by_us or finding.onset_us is None else replace(finding, onset_us=finding.onset_us - by_us)
+def _placed(finding: Finding, ahead_us: int, start_us: int) -> Finding:
+    """The finding in the log's own time; nothing begins before the window, as the reference is normal by definition."""
+    return finding if finding.onset_us is None else replace(finding, onset_us=max(finding.onset_us - ahead_us, start_us))
 
 
 def _windows(log: Log, span: Span, plan: dict[str, float] | None, offline: Log | None = None) -> Iterator[Window]:

@@ -115,7 +115,8 @@ def test_signs_beside_the_sharpest_count_too() -> None:
 
 
 def test_the_onset_is_the_first_sign_of_the_guilty_column() -> None:
-    best = diagnose([found("zeros-up", "a", 2.0, hour=9), found("zeros-up", "a", 6.0, hour=12), found("zeros-up", "b", hour=2)])
+    faint, fair, clear = (found("zeros-up", "a", excess, hour=hour) for excess, hour in ((0.4, 1), (4.0, 9), (6.0, 12)))
+    best = diagnose([faint, fair, clear, found("zeros-up", "b", hour=2)])
     assert {h.subject: h.onset_us for h in best}["a"] == 9 * 3600 * 10**6
 
 
