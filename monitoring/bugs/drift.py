@@ -91,7 +91,7 @@ DRIFTS = (
     Bug(
         code="DRIFT01",
         name="feature-drift",
-        bug_class="feature-drift",
+        bug_class="covariate-shift",
         stage="traffic",
         tables=("requests",),
         subject="device",
