@@ -14,7 +14,7 @@ from pipelines.page_blocks import table
 QUESTION = "How often does the gate before training block what it should, and what it should not?"
 NUMBER = 27
 SEED_OFFSET = 20_261_122  # worlds that nothing was tuned on
-FULL, QUICK = (150, 600), (12, 24)  # bad and good exports
+FULL, QUICK = (150, 600), (8, 10)  # bad and good exports
 
 
 def run(chosen: Settings) -> dict[str, Any]:
