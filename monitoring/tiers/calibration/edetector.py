@@ -25,6 +25,8 @@ F64 = npt.NDArray[np.float64]
 # On our worlds hours of one day share a deviation and days do not: as much noise in the long run as this memory brings.
 MEMORY_H = 12.0
 STARTS = 12  # starts held at once, spaced like the powers of their age
+# A level's steady motion: learned over so many days, after the first days' search for the level, shrunk by two weeks of none.
+TREND_DAYS, TREND_AFTER_H, TREND_PRIOR_DAYS = 28.0, 72.0, 14.0
 ODD_DAY = 5.0  # one day in a hundred
 # Evidence above the limit is held at this much (nats) over it, so that the all-clear comes as fast as the alarm did.
 MARGIN = 3.0
@@ -47,6 +49,7 @@ class Wander:
 
     level: float  # of the level before anything was seen
     drift: float  # that the level gains a day
+    trend: bool = False  # whether the level also moves steadily, as a frozen champion's bias does: learned, and shrunk
 
 
 class EDetector:
@@ -70,6 +73,9 @@ class EDetector:
         self.hour = 0.0  # hours since the first window
         self.overflow = np.zeros(0)  # evidence beyond what is held (nats)
         self._kept = (np.zeros(0), np.zeros(0))
+        self.trend = np.zeros(0)  # of the levels, a day
+        self._trend_days = 0.0
+        self._taught_hour = 0.0
 
     @property
     def streams(self) -> int:
@@ -91,6 +97,7 @@ class EDetector:
         self._cov = np.pad(self._cov, ((0, 0), (0, more)))
         self._cov[0, -more:] = self.wander.level
         self.overflow = np.pad(self.overflow, (0, more))
+        self.trend = np.pad(self.trend, (0, more))
         room = ((0, more), (0, 0), (0, 0))
         self._levels, self._days = np.pad(self._levels, room), np.pad(self._days, room)
         self._log = np.pad(self._log, room, constant_values=-np.inf)
@@ -99,6 +106,12 @@ class EDetector:
 
     def learn(self) -> None:
         """Let the level keep what the last window taught it."""
+        if self.wander.trend and self.hour > TREND_AFTER_H:
+            days = (self.hour - self._taught_hour) / 24
+            self._trend_days += days
+            share = days / min(self._trend_days + 3.0, TREND_DAYS)
+            self.trend += share * ((self.level - self._kept[0]) / days - self.trend)
+        self._taught_hour = self.hour
         self._kept = self.level.copy(), self._cov[0].copy()
 
     def forget(self) -> None:
@@ -115,6 +128,9 @@ class EDetector:
 
     def expect(self, hours: float, day_variance: F64, fresh: F64) -> None:
         """Move on to a window of that many hours; `day_variance` [streams], and variance that came up just now: `fresh`."""
+        ahead = self.trend * (self._trend_days / (self._trend_days + TREND_PRIOR_DAYS) * hours / 24)
+        self.level = self.level + ahead
+        self._levels = self._levels + ahead[:, None, None]
         fade = float(np.exp(-hours / MEMORY_H))
         self.day = self.day * fade
         self._days = self._days * fade
@@ -246,7 +262,7 @@ def _beta_binomial(k: F64, n: F64, null: F64, other: F64, variance: F64) -> F64:
     """log of P(k of n | other) / P(k of n | null), shares whose logit has that `variance`; [streams, shifts, starts]."""
     size = (1 / np.clip(null * (1 - null) * variance, 1e-7, 0.5) - 1)[:, None, None]
     k, rest, null = k[:, None, None], (n - k)[:, None, None], null[:, None, None]
-    other = np.clip(other, 1e-9, 1 - 1e-9)
+    null, other = np.clip(null, 1e-9, 1 - 1e-9), np.clip(other, 1e-9, 1 - 1e-9)  # a slice may be the whole log
     a, b, a0, b0 = size * other, size * (1 - other), size * null, size * (1 - null)
     return np.asarray(
         gammaln(k + a) - gammaln(a) + gammaln(rest + b) - gammaln(b)

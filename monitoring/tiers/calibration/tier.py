@@ -48,12 +48,13 @@ LATE_STEPS = (0.4, 0.9, 1.8, 3.2)
 DAY_PRIOR, DAY_PRIOR_DAYS = 0.03**2, 4.0
 SLICE_PRIOR, SLICE_PRIOR_DAYS = 0.03**2, 10.0  # our worlds: 0 for devices and countries, 6% for ad categories
 LATE_PRIOR = 0.15**2
-WANDER = Wander(level=0.3**2, drift=0.0025**2)  # a frozen champion drifted by 12% in 66 days, 0.2% a day
+WANDER = Wander(level=0.3**2, drift=0.0025**2, trend=True)  # a frozen champion drifted by 12% in 66 days, 0.2% a day
 SLICE_WANDER = Wander(level=0.25**2, drift=0.007**2)
 # An item the champion has hardly seen misses by a factor of its own, for all its clicks alike: standard deviation of the log.
 # One ad that started on our clean worlds was clicked 2.2 times as often as predicted for a day.
 YOUNG = 0.5**2
 SMOOTH_H = 4.0  # the mix of items of an hour is a small sample
+NOTICE_GROWN = 0.1  # of the excess
 CERTAIN = 0.1**2  # a level known this well may be used to measure the spread around it
 LEAST_HOURS, LEAST_CLICKS = 20.0, 20.0  # history below which nothing is judged
 HISTORY = 21 * 24
@@ -111,6 +112,7 @@ class CalibrationTier:
         self._seen: Tally | None = None
         self._learned = True
         self._paged = False
+        self._told: dict[tuple[str, str], float] = {}  # excess of notices that go on
         self._ran: tuple[str, ...] = ()
         self._unable: dict[str, str] = {}
 
@@ -240,7 +242,16 @@ class CalibrationTier:
         self._ran = tuple(ran)
         findings = sorted((f for f in found if f is not None), key=lambda f: (f.severity != "page", -f.excess))
         self._paged = any(f.severity == "page" for f in findings)
-        return findings
+        # A notice is written down once, and again where it grew.
+        before, self._told = self._told, {}
+        said = []
+        for finding in findings:
+            key = finding.symptom, finding.subject
+            fresh = finding.severity == "page" or finding.excess > before.get(key, -1.0) + NOTICE_GROWN
+            self._told[key] = finding.excess if fresh else before[key]
+            if fresh:
+                said.append(finding)
+        return said
 
     def _global(self) -> Finding | None:
         excess = self._excess(self._all, np.zeros(1))
