@@ -23,8 +23,8 @@ F64 = npt.NDArray[np.float64]
 BURST = 1 / 4000  # intra-class correlation of benign events before any was seen: two in an hour are hardly news, five are
 SHRINK = 10.0  # events after which half of the learned correlation is believed
 LEAST = 3  # events that a page needs: fewer are an anecdote whatever their probability
-SOON = 7  # days learned at once; later ones wait `WAIT` days, so that a fault too small for a day doesn't teach its own rate
-WAIT = 3
+SOON = 3  # days learned at once; later ones wait `WAIT` days, so that a fault too small for a day doesn't teach its own rate
+WAIT = 2
 MEMORY = 14 * 24  # hours looked back for the onset
 # Rates that the alternative mixes, and odds over the usual rate; each spread by a Beta with shape 4 (a factor of about 1.6).
 RATES = (0.003, 0.02, 0.12, 0.6)

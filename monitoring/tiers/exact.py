@@ -29,7 +29,7 @@ from monitoring.tiers.facts import (
     views,
 )
 from monitoring.tiers.tier import PAGES_A_DAY, SHARE
-from monitoring.tiers.volume import Volume, gap_bunch, gap_excess, hours_of, log10_of_day
+from monitoring.tiers.volume import Expected, Volume, gap_bunch, gap_excess, hours_of, log10_of_day
 from monitoring.window import LogColumns, Window
 
 BUDGET = PAGES_A_DAY * SHARE["exact"]
@@ -155,7 +155,7 @@ class ExactTier:
         counts = {"impressions": float(_requests(window)), **_landed(window)}
         if window.clicks is not None:
             counts["clicks"] = float(window.clicks.num_rows)
-        limit = log10_of_day(BUDGET * PARTS["volume"] / (2 * max(len(counts), 1)), window.start_us, window.end_us)
+        limit = log10_of_day(BUDGET * PARTS["volume"] / (4 * max(len(counts), 1)), window.start_us, window.end_us)
         for stream in sorted(self._volumes.keys() | counts.keys()):
             volume, count = self._volumes.setdefault(stream, Volume()), counts.get(stream, 0.0)
             if len(hours) != 1:
@@ -165,8 +165,12 @@ class ExactTier:
                 self._unable[f"volume of {stream}"] = "needs a whole day of hours before it can forecast one"
                 continue
             self._ran.append(f"volume of {stream}")
-            down = count < expected.mean
-            excess = (expected.log10_below(count) if down else expected.log10_above(count)) / limit
+            since = hours[0]
+            excess, down = _surprise(expected, count, limit)
+            together = volume.long()
+            if together is not None and excess < 1.0:
+                count, expected, since = together
+                excess, down = _surprise(expected, count, limit)
             if excess < 1.0:
                 continue
             symptom = "volume-up" if not down else "hours-missing" if count < 0.1 * expected.mean else "volume-down"
@@ -178,7 +182,7 @@ class ExactTier:
             severity: Severity = "notice" if subject == "clicks" and symptom != "hours-missing" else "page"
             yield Finding(
                 f"volume of {stream}", kind, subject, severity, evidence,
-                excess=float(excess), symptom=symptom, tier="exact", onset_us=window.start_us,
+                excess=excess, symptom=symptom, tier="exact", onset_us=since * HOUR_US,
             )  # fmt: skip
 
     def _judge_gap(self, window: Window) -> Iterator[Finding]:
@@ -212,6 +216,12 @@ class ExactTier:
             self._ran.append("versions")
         if not views(window.log):
             self._unable["ages"] = "the log has no ages of feature views"
+
+
+def _surprise(expected: Expected, count: float, log10_limit: float) -> tuple[float, bool]:
+    """(excess, whether there are too few) of a count under its forecast."""
+    down = count < expected.mean
+    return float((expected.log10_below(count) if down else expected.log10_above(count)) / log10_limit), down
 
 
 def _requests(window: Window) -> int:

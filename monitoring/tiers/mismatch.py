@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 HOLDS = 0.7  # share of the mismatching rows that a pattern must explain: benign mismatches lie among them
 FEW = 3  # rows below which a pattern is an anecdote
 SAME_RATIO = 5e-4  # relative width of "one ratio": float32 logarithms of prices, taken back
+NO_UNIT = 0.02  # no two units lie this near: lost digits do
 DECAY = 0.4  # a ratio nearer to one (log scale) may be a decayed counter a day or two old, alike for all who were away
 SURE = 0.95  # so it must hold for nearly all
 DECIMALS = (4, 3, 2, 1, 0, -1, -2)  # grids of roundings that are looked for
@@ -144,7 +145,7 @@ def _ratio(logged: Array, again: Array, known: float) -> Iterator[Pattern]:
             continue
         ratio = now[usable] / then[usable]
         middle = float(np.median(ratio))
-        if middle == 0 or not np.isfinite(middle):
+        if middle == 0 or not np.isfinite(middle) or abs(middle - 1) < NO_UNIT:
             continue
         share = float((np.abs(ratio - middle) <= SAME_RATIO * abs(middle)).mean() * usable.mean())
         if share >= (HOLDS if middle < 0 or abs(np.log(middle)) > DECAY else SURE):

@@ -165,6 +165,7 @@ def _codes(values: Array) -> npt.NDArray[np.int64]:
 
 def _two_columns(features: Mapping[str, Array], gap: F64) -> tuple[tuple[str, str], float]:
     """The two columns whose bins explain most of the variance of `gap` [n]; and how much, adjusted for their number."""
+    gap = np.clip(gap, *np.quantile(gap, [0.025, 0.975]))  # a few far ones would hide the rest
     n, total = len(gap), float(np.var(gap))
     if not features or total == 0:
         return ("prediction", "prediction"), 0.0

@@ -19,6 +19,8 @@ DAYS = 21  # remembered
 DECAY = 0.85  # weight of a day against the next one
 RECENT = 6  # hours that say how today goes
 STEADY = 30.0  # events of the forecast that pull today's factor towards one
+LONG = 12  # hours added up for streams too thin to be judged by one
+DAYS_DIFFER = 0.12  # relative error of such a sum where today's level is not used: a holiday takes a fifth
 FURTHEST = 1.35  # how far a day's level may go from the forecast and still be a day: beyond, half the traffic is gone or double
 BUNCH = 2.0  # variance over mean before errors were seen: twice Poisson, as sessions of two make it
 SPREAD = 0.10  # relative error of a day's level before errors were seen
@@ -60,6 +62,7 @@ class Volume:
     hours: dict[int, float] = field(default_factory=dict)  # hour since the epoch -> count, of learned hours
     errors: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))  # sums: weight, m, m^2, e^2/m, (e/m)^2
     _recent: dict[int, float] = field(default_factory=dict)  # the last hours, learned or not, but for those that were off
+    _long: dict[int, tuple[float, float, bool]] = field(default_factory=dict)  # hour -> count, base, whether its kind was known
     _last: tuple[int, float, Expected | None] | None = None
 
     def expect(self, hour: int) -> Expected | None:
@@ -84,11 +87,25 @@ class Volume:
         expected = self.expect(hour)
         self._last = (hour, count, expected)
         self._recent = {h: c for h, c in self._recent.items() if h >= hour - RECENT} | {hour: count}
+        base, known_kind = self._base(hour) if expected is not None else (None, False)
+        if base is not None:
+            self._long = {h: entry for h, entry in self._long.items() if h > hour - LONG} | {hour: (count, base, known_kind)}
         return expected
 
+    def long(self) -> tuple[float, Expected, int] | None:
+        """Count and forecast of the last hours together, without leaning on how today goes, and the first of them."""
+        if len(self._long) < LONG:
+            return None
+        count, mean = (sum(entry[i] for entry in self._long.values()) for i in (0, 1))
+        spread = DAYS_DIFFER if all(entry[2] for entry in self._long.values()) else OTHER_KIND
+        if mean <= 0:
+            return None
+        return count, Expected(mean, self._noise(known_kind=True)[0] * mean + (spread * mean) ** 2), min(self._long)
+
     def distrust(self, hour: int) -> None:
-        """An hour that was off says nothing about the hours after it."""
+        """An hour that was off says nothing about the hours after it; sums begin anew."""
         self._recent.pop(hour, None)
+        self._long = {}
 
     def learn(self) -> None:
         """Take the hour seen last into the profile, and its error into the variance."""
