@@ -45,7 +45,7 @@ def _location(slug: str, each: Observation) -> float:
 
 def _invariant(slug: str, each: Observation) -> float:
     """A column that follows the clock and does not any more is a matter of time; one that an owner decides, is not."""
-    clock = each.evidence.get("with") == "time" or each.evidence.get("sign") == "clock+"
+    clock = each.evidence.get("with") in ("time", "hour") or each.evidence.get("sign") == "clock+"
     if slug == "time-zone-shift":
         return (1.0 if number(each, "shift") else 0.3) if clock else -3.0
     return -1.5 if clock else 0.0
@@ -76,13 +76,17 @@ def _zeros(slug: str, each: Observation) -> float:
     return -0.7 if replaced and slug == "default-value-skew" else 0.0
 
 
-def _distinct(slug: str, each: Observation) -> float:
+def _repeats(slug: str, each: Observation) -> float:
     """Repeats of one value are a constant; repeats of many are a coarser scale."""
     signs = each.evidence.get("signs", {})
-    one = isinstance(signs, dict) and signs.get("top+", 0.0) >= 0.85 * max(signs.get("distinct+", 0.0), 1e-9)
-    if slug == "constant-fallback":
-        return 2.0 if one else -1.0
-    return -1.5 if one and slug in ("quantisation", "cast-or-rounding") else 0.0
+    if each.subject != "prediction" or not isinstance(signs, dict) or "distinct+" not in signs:
+        return 0.0
+    one = signs.get("top+", 0.0) >= 0.85 * signs["distinct+"]
+    return {"constant-fallback": 2.0 if one else -1.0, "quantisation": -1.5 if one else 1.0}.get(slug, 0.0)
+
+
+def _mode(slug: str, each: Observation) -> float:
+    return _zeros(slug, each) + _repeats(slug, each)
 
 
 def _slice(slug: str, each: Observation) -> float:
@@ -136,8 +140,8 @@ _RULES = {
     "shares-moved": _shares,
     "invariant-broken": _invariant,
     "zeros-up": _zeros,
-    "mode-up": _zeros,
-    "distinct-down": _distinct,
+    "mode-up": _mode,
+    "distinct-down": _repeats,
     "slice-calibration": _slice,
     "slow-calibration": _slow,
     "slow-trend": _slow,

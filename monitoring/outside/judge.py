@@ -30,6 +30,9 @@ from monitoring.window import REFUSED, Window
 
 WEEK_US = 7 * DAY_US
 HANDFUL = 5  # incidents a person reads
+# Nobody recomputed the reference, so how often a recomputation differs without a fault is not known.  As though so many rows
+# of it had been recomputed and agreed: with that prior a page takes about a percent of rows.
+ASSUMED = 800
 REPLAYED = 200_000  # most rows of a recomputation that are compared, by hash of the id
 SALT = 0x4F555453
 WHY = {
@@ -65,23 +68,38 @@ class Verdict:
 def judge(reference: Log, window: Log, offline: Log | None, mapping: LogMapping) -> Verdict:
     """The verdict on `window`; ExplainedError where the two can't be compared."""
     same_types([reference, window, *([offline] if offline is not None else [])])
-    usual = reference_span(_time(reference))
-    now = window_span(_time(window), usual, reference.rows / max(usual.days, 1e-9))
-    _apart(usual, now)
-    ahead = _weeks_ahead(usual, now)
-    columns = log_columns(reference.table, mapping)
-    monitor = Monitor(columns)
-    plan = _plan(reference, mapping)
-    for one in _windows(reference, usual, plan):
-        monitor.warm_up(one)
-    whole = monitor.copy()
-    seen = [monitor.observe(_ahead(one, ahead)) for one in _windows(window, now, plan, offline)]
-    seen += [whole.observe(_ahead(one, ahead)) for one in _pieces(window, now, plan, offline)]
-    findings = [_placed(f, ahead, now.start_us) for one in seen for f in one.findings]
-    findings = [young(f, window.table, now.end_us) for f in findings]
-    incidents, notices = _root_causes(findings, now, window.table, plan, offline)
-    checked, skipped = _coverage(seen, mapping, window, offline)
-    return Verdict(incidents, notices, checked, skipped, _facts(reference, window, usual, now, columns.ids))
+    return Learned(reference, mapping).judge(window, offline)
+
+
+class Learned:
+    """What a reference shows, to judge any number of windows of the same log by."""
+
+    def __init__(self, reference: Log, mapping: LogMapping) -> None:
+        """Learn the reference, hour by hour."""
+        self.reference, self.mapping = reference, mapping
+        self.usual = reference_span(_time(reference))
+        self.columns = log_columns(reference.table, mapping)
+        self.plan = _plan(reference, mapping)
+        self.monitor = Monitor(self.columns)
+        an_hour = max(1, round(ASSUMED / max(24 * self.usual.days, 1)))
+        features = ["id", *(f"f_{name}" for name in self.columns.names)]
+        for one in _windows(reference, self.usual, self.plan):
+            self.monitor.warm_up(replace(one, offline=one.log.select(features).slice(0, an_hour)))
+
+    def judge(self, window: Log, offline: Log | None = None) -> Verdict:
+        """The verdict on a window, whose columns have the reference's types (`same_types`)."""
+        now = window_span(_time(window), self.usual, self.reference.rows / max(self.usual.days, 1e-9))
+        _apart(self.usual, now)
+        ahead = _weeks_ahead(self.usual, now)
+        by_hours, whole = self.monitor.copy(), self.monitor.copy()
+        seen = [by_hours.observe(_ahead(one, ahead)) for one in _windows(window, now, self.plan, offline)]
+        seen += [whole.observe(_ahead(one, ahead)) for one in _pieces(window, now, self.plan, offline)]
+        findings = [_placed(f, ahead, now.start_us) for one in seen for f in one.findings]
+        findings = [young(f, window.table, now.end_us) for f in findings]
+        incidents, notices = _root_causes(findings, now, window.table, self.plan, offline)
+        checked, skipped = _coverage(seen, self.mapping, window, offline)
+        facts = _facts(self.reference, window, self.usual, now, self.columns.ids)
+        return Verdict(incidents, notices, checked, skipped, facts)
 
 
 def _time(log: Log) -> np.ndarray:

@@ -5,7 +5,7 @@ Every function takes an Arrow column and gives an Arrow array of a fixed type, n
 caller can count those.  Pure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -61,7 +61,7 @@ def numbers(column: Column) -> Read:
     except pa.ArrowInvalid:
         read = pd.to_numeric(pd.Series(values.to_numpy(zero_copy_only=False)), errors="coerce")
         found = pa.array(np.asarray(read, dtype=np.float64), from_pandas=True)
-        missing = pc.fill_null(pc.is_in(pc.utf8_lower(values), pa.array(["nan", "inf", "-inf", ""])), True)
+        missing = pc.or_(pc.is_null(values), pc.is_in(pc.utf8_lower(values), pa.array(["nan", "inf", "-inf", ""])))
         return Read(_finite(found), int(pc.sum(pc.and_(pc.is_null(found), pc.invert(missing))).as_py() or 0))
 
 
@@ -125,8 +125,8 @@ def times(column: Column) -> Read:
         return Read(_micros(values), 0, said)
     if pa.types.is_string(kind):
         read = numbers(column)
-        if read.bad == 0:
-            return _epochs(read.values)
+        if read.bad < 0.5 * (len(values) - values.null_count):
+            return replace(_epochs(read.values), bad=read.bad)
         return _iso(values)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _epochs(numbers(column).values if not pa.types.is_integer(kind) else values)
