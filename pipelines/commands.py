@@ -57,10 +57,13 @@ def monitor_command(chosen: Settings, as_json: bool) -> None:
     from pipelines.flows.monitor import monitor
 
     result = monitor(chosen)
-    found = [f"[{f['severity']}] {f['bug_class']}: {f['subject']} ({f['check']})" for f in result["findings"]]
+    said = [f"[{f['severity']}] {f['bug_class']}: {f['subject']} ({f['check']})" for f in result["findings"]]
+    found = [f"{line}, {said.count(line)} times" if said.count(line) > 1 else line for line in dict.fromkeys(said)]
     skipped = [f"skipped {check}: {why}" for check, why in result["skipped"].items()]
-    ran = f"{len(result['checks_run'])} checks ran: {', '.join(result['checks_run'])}"
-    finish(result, as_json, "\n".join([ran, *skipped, *(found or ["nothing found"]), f"report: {result['report']}"]))
+    ran = f"{result['day']} after {result['learnt_days']} days: {len(result['checks_run'])} checks ran"
+    incidents = [f"INCIDENT {i['number']}: {i['class']} in {i['subject']}" for i in result["incidents"]]
+    lines = [ran, *skipped, *(found or ["nothing found"]), *(incidents or ["no incident"]), f"report: {result['report']}"]
+    finish(result, as_json, "\n".join(lines))
 
 
 def inject_command(chosen: Settings, bug: str, intensity: str, clean: bool, as_json: bool) -> int:
