@@ -154,4 +154,5 @@ def _clump(number: I64, item: I64, p: F64, sums: F64) -> F64:
 
 def _finite(rows: pa.Table) -> pa.Table:
     """Rows with a usable prediction: others are the exact tier's business."""
-    return rows.filter(pc.and_(pc.is_valid(rows["p"]), pc.is_finite(rows["p"])))
+    usable = np.isfinite(rows["p"].to_numpy(zero_copy_only=False).astype(np.float64))  # a null becomes NaN
+    return rows if usable.all() else rows.filter(pa.array(usable))  # a copy of a wide log costs more than all else here
