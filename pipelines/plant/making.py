@@ -33,16 +33,34 @@ PREVIOUS_DAYS = 2  # how much older the data of the previous champion are
 def make(folder: Path, tuning: str, seed: int, days: int) -> Plant:
     """See `Plant.make`."""
     home, world = Home(folder / f"{tuning}-{seed}"), _world(tuning, seed)
-    name = home.root / "plant" / "champion.txt"
+    name = _champion_of(home)
     if not name.exists():
         world.deliver(home, progress=False)
         _bring_in(home, world)
         trained = _train(home, world, split_windows(world.spec)).save(home.artefacts)
         home.writing(name).write_text(trained)
     _go_on(home, world, world.config.end_us + days * DAY_US)
+    return _made(home, world)
+
+
+def reopen(folder: Path) -> Plant:
+    """See `Plant.open`."""
+    home = Home(folder)
+    if not _champion_of(home).exists() or not recorded_days(home):
+        raise ExplainedError(f"{folder} holds no plant, or one that was not finished; make it with Plant.make")
+    tuning, _, seed = folder.name.rpartition("-")
+    return _made(home, _world(tuning, int(seed)))
+
+
+def _made(home: Home, world: WorldSource) -> Plant:
+    """The plant of a home that `make` filled."""
     first_us = world.config.end_us - DAY_US  # the history's last day: its labels were not ripe for training
-    serving = load(home.artefacts, name.read_text())
+    serving = load(home.artefacts, _champion_of(home).read_text())
     return Plant(home, world, serving, {FAMILY: serving.hash}, (first_us, first_us + REFERENCE_DAYS * DAY_US))
+
+
+def _champion_of(home: Home) -> Path:
+    return home.root / "plant" / "champion.txt"
 
 
 def of(home: Home, chosen: Settings, days: int) -> Plant:

@@ -59,6 +59,13 @@ class Plant:
         return make(folder, tuning, seed, days)
 
     @classmethod
+    def open(cls, folder: Path) -> "Plant":
+        """The plant that `make` left in a folder TUNING-SEED, as far as it goes.  ExplainedError where there is none."""
+        from pipelines.plant.making import reopen
+
+        return reopen(folder)
+
+    @classmethod
     def of(cls, home: Home, chosen: Settings, days: int) -> "Plant":
         """The plant of a branch that holds what `make train` leaves: its world goes on for `days` clean days.
 

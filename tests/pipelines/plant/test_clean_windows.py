@@ -1,6 +1,7 @@
 """Clean windows against what the lake and the world say, row by row."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from features.requests import from_impressions
 from features.sources import AsOfSource
 from infra import branch
 from infra.clock import DAY_US, HOUR_US, day_name
+from infra.errors import ExplainedError
 from infra.lake import Lake
 from monitoring.window import Window
 from pipelines.ingest import ingest_all
@@ -139,6 +141,15 @@ def _equal(one: pa.Table, other: pa.Table) -> bool:
     """Equality with NaN equal to itself."""
     pd.testing.assert_frame_equal(one.to_pandas(), other.to_pandas())
     return True
+
+
+def test_a_plant_is_found_again_in_its_folder(plant: Plant, tmp_path: Path) -> None:
+    again = Plant.open(plant.home.root)
+    assert again.artefact.hash == plant.artefact.hash
+    assert again.reference[0] == plant.reference[0]
+    assert again.end_us == plant.end_us
+    with pytest.raises(ExplainedError, match="holds no plant"):
+        Plant.open(tmp_path)
 
 
 def test_truth_counts_and_knows_the_worlds_probabilities(plant: Plant, day: list[Window]) -> None:
