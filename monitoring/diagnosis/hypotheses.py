@@ -20,6 +20,7 @@ from monitoring.findings import Finding
 
 ELSEWHERE = 0.02  # chance of seeing a symptom that has another cause than the one in question
 UNEXPLAINED = 0.002  # the same for a page that the class does not lead one to see at all
+FOLLOWS = 0.5  # chance of what the tier itself calls a consequence of the cause
 STRAY = 0.008  # the same for a notice: those come by themselves now and then
 GUESS = 1.2  # log odds for the class that the tier named itself: it has seen more than it could write down
 PLAIN = {"prior-shift", "concept-drift"}  # what the calibration tier calls anything that it cannot tell more about
@@ -154,6 +155,8 @@ def _weigh(slug: str, subject: str, observed: Sequence[Observation], seen: Looks
         total += detail(slug, each) + (GUESS * each.strength if slug in each.guesses and slug not in PLAIN else 0.0)
     total += _absences(profile, own, seen)
     cause = max(own, key=lambda each: each.strength, default=None)
+    if profile.place == "artefact":  # all that is seen of the prediction is its own, whoever is named; the best seen names it
+        total += max((_naming(each) for each in own if each.subject == subject), default=0.0)
     follows = [each for each in observed if each not in own]
     weights: dict[str, list[float]] = {}
     explained = []
@@ -167,9 +170,16 @@ def _weigh(slug: str, subject: str, observed: Sequence[Observation], seen: Looks
     return total, _because(slug, own, explained, profile, seen)
 
 
+def _naming(each: Observation) -> float:
+    """How much an observation has to say about who is guilty: rescoring knows the column or the version, statistics do not."""
+    return 0.3 * each.strength + (0.5 if each.tier in ("replay", "exact") else 0.0)
+
+
 def _chance(profile: Profile, each: Observation, cause: Observation | None) -> float:
     """The chance of seeing an observation in the wake of a cause that is seen as strongly as this."""
     chance = _wake(profile, each)
+    if cause is not None and each.evidence.get("follows") == cause.subject:
+        chance = FOLLOWS
     if chance == 0:
         return UNEXPLAINED if each.page and each.weight >= 1 else STRAY
     if chance <= ELSEWHERE:

@@ -73,7 +73,8 @@ def _observation(found: Sequence[Finding]) -> Observation:
         tier=_tier(top),
         symptom=top.symptom or top.check,
         subject=top.subject,
-        excess=top.excess,
+        # A tier may write down a strong sign as a notice because another finding of its own explains it.
+        excess=top.excess if top.severity == "page" else min(top.excess, 0.99),
         page=top.severity == "page",
         onset_us=_onset(found),
         evidence=top.evidence,

@@ -1,5 +1,7 @@
 """Diagnosis: signs name the class and its column, causes stand before consequences, numbers decide between twins."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +107,20 @@ def test_an_offset_is_a_missing_correction_and_a_spread_another_model() -> None:
     assert top(found("residual-moved", "prediction", offset=0.9, spread=0.1), calibration)[0] == "uncorrected-downsampling"
     spread = diagnose([found("residual-moved", "prediction", offset=0.0, spread=0.7)])
     assert {h.bug_class for h in spread[:2]} == {"feature-order", "wrong-model-version"}
+
+
+def test_what_a_tier_calls_a_consequence_is_one() -> None:
+    derived = replace(found("ratio", "user_category_ctr", 9.0, follows="user_ctr"), severity="notice")
+    source = found("to-default", "user_ctr", 5.0)
+    assert top(derived, source, looks={"features"}) == ("default-value-skew", "user_ctr")
+
+
+def test_rescoring_names_the_column_or_the_version_that_statistics_do_not_know() -> None:
+    residual = found("residual-moved", "prediction", 20.0, offset=0.0, spread=0.7)
+    order = found("rescore-mismatch", "price", 3.0, guess="feature-order")
+    assert top(residual, order, looks={"features", "model"}) == ("feature-order", "price")
+    other = found("rescore-mismatch", "ab12", 3.0, guess="wrong-model-version")
+    assert top(residual, other, looks={"features", "model"}) == ("wrong-model-version", "ab12")
 
 
 def test_signs_beside_the_sharpest_count_too() -> None:
