@@ -4,7 +4,7 @@ Pure.  The plant (worlds that go on, with or without a bug), the lake's own log 
 their windows with these few functions, so that one set of detectors sees one shape.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.batch import Array
-from features.catalogue import VIEWS, Entity
+from features.catalogue import VIEWS
 from features.ids import uniform
 from features.sources import logged_column
-from features.spec import feature_spec, service_views
-from monitoring.window import BOOKS, LogColumns
+from monitoring.columns import columns_of as columns_of  # callers of windows need the columns with them
+from monitoring.window import BOOKS
 from serving.scorer import ScoringArtefact
 
 I64 = npt.NDArray[np.int64]
@@ -25,35 +25,12 @@ SAMPLE = 300  # rows of an hour that are recomputed: some 7,000 a day, which cos
 OLD_SAMPLE = 100  # of them, those that are also looked up as the store stood a day earlier
 _SALT = 0x5245_504C
 
-# Categorical features that turn over by themselves: users and ads come and go.
-IDS = ("user_id", "ad_id", "campaign_id", "advertiser_id")
-# The first word of a feature's name -> whose history makes it vary together from day to day.
-_FAMILIES = {
-    "user": "user", "seconds": "user", "clicked": "user", "ad": "ad", "price": "ad", "topic": "ad", "campaign": "campaign",
-    "hour": "time",
-}  # fmt: skip
-
 # Columns of features.schemas.PREDICTIONS -> those of a window's log.
 _NAMES = {
     "impression_id": "id", "event_timestamp": "time", "p": "p", "artefact": "model", "encoder": "encoder", "arm": "arm",
     "user_id": "user", "ad_id": "item", "slot": "slot", "randomised": "randomised", "s": "s", "request_id": "request",
     "fallback_mask": "fallback_mask",
 }  # fmt: skip
-
-
-def columns_of(entities: Sequence[Entity], context: Sequence[str], service: str) -> LogColumns:
-    """The features of a source and service, as monitors need to know them."""
-    spec = feature_spec(entities, context, service)
-    names = spec.categorical + spec.numeric
-    families = {name: "request" if name in context else _FAMILIES.get(name.split("_")[0], "request") for name in names}
-    units = {}
-    for name, family in families.items():
-        if family in ("ad", "campaign"):
-            finest = "ad_id" if family == "ad" and name in spec.numeric else "campaign_id"
-            units[name] = finest if finest in spec.categorical else "ad_id"
-    ages = {view.name: float(view.max_age_s) for view in service_views(entities, service) if view.max_age_s is not None}
-    ids = tuple(name for name in IDS if name in spec.categorical)
-    return LogColumns(spec.categorical, spec.numeric, ids, families, units, ages)
 
 
 def log_of(predictions: pa.Table) -> pa.Table:

@@ -73,7 +73,8 @@ class EntityCounter:
         self.busy = np.inf
         self.parts = [
             Part(subject, "novel", "rows of those first seen within a day", "share", family, True),
-            Part(subject, "heavy", "rows of those busier than anybody before", "share", family, True),
+            Part(subject, "novel", "those first seen within a day", "rare", family, True),
+            Part(subject, "heavy", "those busier than anybody before", "rare", family, True),
             Part(subject, "null", "nulls", "rare", family, True),
         ]
 
@@ -89,9 +90,12 @@ class EntityCounter:
         young[~young] = self.since[place[~young]] > start_us - DAY_US
         # Everybody is new to a log that begins.
         able = self.began is not None and start_us >= self.began + 2 * DAY_US
-        heavy = counts[counts > self.busy].sum()
+        new = counts[young]
+        worth = float(new.sum() ** 2 / np.square(new).sum()) if new.sum() else 0.0  # of equally busy ones (Kish)
+        heavy = float(np.count_nonzero(counts > self.busy))
         return np.array([
-            (counts[young].sum() * able, known * able, 0.0, deff), (heavy, known * np.isfinite(self.busy), 0.0, max(deff, 1.0)),
+            (new.sum() * able, known * able, 0.0, max(deff, 1.0)), (worth * able, known * able, 0.0, 1.0),
+            (heavy, known * np.isfinite(self.busy), 0.0, 1.0),
             (nulls, rows.rows, 0.0, 1.0),
         ])  # fmt: skip
 

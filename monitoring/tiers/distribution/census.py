@@ -61,7 +61,8 @@ class Census:
             else:
                 self.categories.append(CategoryCounter(name, column, family, cluster, sample))
             self.clocks[name] = None
-        self.numbers.append(NumberCounter("prediction", "p", "prediction", "", self._person(sample), sample))
+        if "p" in sample.names:
+            self.numbers.append(NumberCounter("prediction", "p", "prediction", "", self._person(sample), sample))
         self.model: PredictionModel | None = None
         self.parts = [part for number in self.numbers for part in number.parts]
         self.parts += [part for category in self.categories for part in category.parts]

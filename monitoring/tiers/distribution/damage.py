@@ -11,7 +11,7 @@ import numpy.typing as npt
 from monitoring.tiers.distribution.census import Census
 from monitoring.tiers.distribution.numbers import signed_log
 from monitoring.tiers.distribution.owners import name_of
-from monitoring.tiers.distribution.rows import F64, I64, Bool, Rows
+from monitoring.tiers.distribution.rows import F64, Bool, Rows
 
 FAMILIAR_RATIOS = (10.0, 24.0, 60.0, 100.0, 1000.0, 3600.0, 86400.0, 1e6)  # between units: percent, thousands, minutes, ...
 
@@ -70,7 +70,7 @@ def owned_damage(census: Census, rows: Rows, subject: str, kind: str, share: flo
         steady = float(np.mean(np.abs(np.log(ratio / middle)) < 0.05))
         if steady > 0.6 and abs(np.log(middle)) > np.log(3):
             return "tail-up", "unit-change", {**with_, "ratio": middle}
-        if _rounded(seen, right):
+        if _rounded(seen, right) or _rounded(right, seen):
             return "invariant-broken", "cast-or-rounding", {**with_, "ratio": middle}
         return "invariant-broken", "stale-features", {**with_, "ratio": middle}
     return "invariant-broken", "stale-features", with_

@@ -20,6 +20,7 @@ HALF_LIVES = (0.7, 3.0, 14.0)  # days
 FLAT_HITS = 10.0  # hits (in clusters) that the flat profile is worth against an hour of day's own
 FLAT_DAYS = 2.0  # days that "no difference" is worth against the weekend's own level, and against a mean's hourly profile
 KEEP_DAYS = 35
+LEAST_HOURS = 12  # in which a part could be counted, before it is forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,10 @@ def is_weekend(day: I64) -> Bool:
 
 
 def forecast(past: Past, forms: Forms, day: int) -> tuple[F64, F64]:
-    """Rates of the 24 hours of a day after `past`: (rates [24, m], variance of single values [m], of means only)."""
+    """Rates of the 24 hours of a day after `past`: (rates [24, m], variance of single values [m], of means only).
+
+    NaN where a part could hardly ever be counted yet.
+    """
     days, begins = np.unique(day_of(past.start), return_index=True)
     k, n = np.add.reduceat(past.k, begins, axis=0), np.add.reduceat(past.n, begins, axis=0)  # [d, m]
     mean = forms.mean
@@ -102,6 +106,7 @@ def forecast(past: Past, forms: Forms, day: int) -> tuple[F64, F64]:
     )
     today = effect[int(is_weekend(np.array([day]))[0])]
     rates = np.where(mean, level + today + profile, np.clip(level * today * profile, 0.0, 1.0))
+    rates = np.where((past.n > 0).sum(axis=0) >= min(LEAST_HOURS, len(past.start) // 2), rates, np.nan)
     spread = np.maximum(past.q.sum(axis=0) / np.maximum(total_n, 1e-9) - np.square(total_k / np.maximum(total_n, 1e-9)), 1e-12)
     return rates, spread
 
@@ -131,10 +136,11 @@ def _level(k: F64, n: F64, past: Past, forms: Forms, days: I64, day: int, overal
 
 
 def residuals(past: Past, forms: Forms, rates: F64, spread: F64) -> tuple[F64, F64]:
-    """(k minus expected, sampling variance) [t, m] of hours under rates [24, m] or [t, m]."""
-    at = rates[(past.start // HOUR_US) % 24] if len(rates) == 24 else rates
+    """(k minus expected, sampling variance) [t, m] of hours under rates [24, m]; zeros where there is no forecast."""
+    at = rates[(past.start // HOUR_US) % 24]
     inner = np.where(forms.mean, spread, at * (1 - at))
-    return past.k - past.n * at, past.n * np.where(forms.rare, at, inner * past.deff)
+    left, variance = past.k - past.n * at, past.n * np.where(forms.rare, at, inner * past.deff)
+    return np.nan_to_num(left), np.nan_to_num(variance)
 
 
 def backcast(past: Past, forms: Forms) -> tuple[F64, F64]:

@@ -32,6 +32,7 @@ class Judged:
     left: F64
     beyond: Bool  # further out than any window of that length before, by a margin
     rows: int
+    trend: bool = False  # weeks against weeks: k and expected are mean values of a day, left their difference, rows 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,19 @@ class Worst:
 def look(census: Census, rows: Rows, best: Worst, worst: list[Worst], rises: bool) -> tuple[str, str, dict[str, Any]]:
     """(symptom, class, evidence)."""
     kind, subject = best.part.kind, best.part.subject
+    if best.judged.trend:
+        slope = float(best.judged.left[best.index]) * 24 / best.judged.hours * 2
+        return "slow-trend", "seasonal-drift", {"days": best.judged.hours // 24, "slope": slope}
     prediction = subject == "prediction"
     share = share_of(census, best)
     if kind.startswith("residual"):
         return _residual(census, rows, best)
-    if kind == "clock":
+    if kind == "clock" or (kind == "apart" and census.clocks.get(subject) is not None):
         clock = census.clocks[subject]
         shift = clock.shift(rows) if clock else None
         more: dict[str, Any] = {"with": "time", "share": share}
         return "invariant-broken", "time-zone-shift", more if shift is None else {**more, "shift": shift}
-    if kind in ("map", "apart"):
+    if kind in ("map", "apart") and census.clocks.get(subject) is None:
         return owned_damage(census, rows, subject, kind, share)
     if kind == "null":
         mixed = any(w.part.kind == "zero" and (w.judged.left[w.index] > 0) != rises for w in worst)
@@ -150,7 +154,7 @@ def _residual(census: Census, rows: Rows, best: Worst) -> tuple[str, str, dict[s
         middle = float(np.median(far))
         scatter = float(np.median(np.abs(far - middle)))
         evidence |= {"moved_offset": middle, "moved_scatter": scatter}
-        if abs(middle) > 5 * scatter:
+        if abs(middle) > 8 * scatter:
             return "residual-moved", "uncorrected-downsampling", evidence
         return "residual-moved", "feature-order" if spread >= 0.3 else "wrong-model-version", evidence
     tight = abs(offset) > 0 and spread < 0.3

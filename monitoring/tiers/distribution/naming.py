@@ -48,6 +48,13 @@ def findings(census: Census, rows: Rows, window: Window, judged: list[Judged]) -
 SHARP = ("clock", "null", "zero", "new", "far-low", "far-high", "mode", "top", "map", "apart", "grid", "cast", "distinct")
 
 
+def _rounds(worst: list[Worst]) -> bool:
+    """Whether many values fell on a grid, rather than one constant taking their place."""
+    up = {kind: max((w.judged.left[w.index] for w in worst if w.part.kind == kind and w.page), default=0.0)
+          for kind in ("grid", "cast", "distinct", "top")}  # fmt: skip
+    return max(up["grid"], up["cast"], up["distinct"]) > 1.5 * max(up["top"], 1.0)
+
+
 def _blame(census: Census, subject: str, worst: list[Worst], picked: dict[str, list[Worst]]) -> str:
     """Who is guilty where a value no longer follows from two others: the one of the two that nothing else vouches for.
 
@@ -65,8 +72,12 @@ def _blame(census: Census, subject: str, worst: list[Worst], picked: dict[str, l
 def _finding(census: Census, rows: Rows, window: Window, blamed: str, worst: list[Worst]) -> Finding:
     """The finding of one subject."""
     best = worst_of = max(worst, key=lambda w: (w.page, w.excess))
+    if best.judged.trend:
+        worst = [w for w in worst if w.judged.trend]
     signs = [w for w in worst if w.part.kind in SHARP and w.page == best.page and (w.page or w.excess >= 0.4 * best.excess)]
     signs = [w for w in signs if w.part.kind not in ("zero", "mode", "top", "grid", "cast") or w.judged.left[w.index] > 0]
+    if _rounds(worst):  # rounding makes zeros and common values too
+        signs = [w for w in signs if w.part.kind in ("null", "apart", "grid", "cast", "distinct")]
     if signs:
         best = min(signs, key=lambda w: (SHARP.index(w.part.kind), -w.excess))
     part, judged, i = best.part, best.judged, best.index

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import xgboost as xgb
 
 from infra.clock import DAY_US
@@ -19,7 +20,7 @@ from monitoring.tiers.distribution.rows import F64, Array, Rows
 from monitoring.window import LogColumns
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
-TREES, DEPTH, RATE, BINS = 120, 6, 0.15, 64
+TREES, DEPTH, RATE, BINS = 180, 6, 0.15, 128
 VALUES = 60  # commonest values of a category that get a code
 MOST_ROWS = 40_000  # rows a window that are looked at
 LEAST_ROWS = 1500  # rows to learn from
@@ -93,28 +94,48 @@ class PredictionModel:
 
     def count(self, rows: Rows) -> F64:
         """(k, n, q, deff) [parts, 4]."""
-        if rows.rows > MOST_ROWS:
-            rows = Rows(rows.table.take(np.linspace(0, rows.rows - 1, MOST_ROWS).astype(np.int64)))
+        rows = some_people(rows, MOST_ROWS)
         return self._sums(self.residual(rows), rows)
 
     def _sums(self, residual: F64, rows: Rows) -> F64:
-        person = next((name for name in ("user", "request") if name in rows.names), "")
+        person = _person(rows)
+        owner = rows.groups(person).owner if person else np.arange(rows.rows)
         deff = rows.groups(person).cluster if person else 1.0
-        bins = np.bincount(np.searchsorted(self.edges, residual, side="right"), minlength=len(self.edges) + 1)
+        place = np.searchsorted(self.edges, residual, side="right")
+        size = len(self.edges) + 1
+        each = np.bincount(owner * size + place, minlength=size * (int(owner.max(initial=-1)) + 1)).reshape(-1, size)
+        # How many people's worth of rows lie in a bin: one odd user is one hit.
+        bins = np.square(each.sum(axis=0)) / np.maximum(np.square(each).sum(axis=0), 1)
         clipped = np.clip(residual, -self.limit, self.limit)
-        size = np.log(np.abs(clipped) + 1e-3 * self.limit)
+        logs = np.log(np.abs(clipped) + 1e-3 * self.limit)
         n = float(len(residual))
         out = np.zeros((len(QUANTILES) + 3, 4))  # edges may coincide: the parts are always as many
-        out[:, 1], out[:, 3] = n, deff
+        out[:, 1], out[:, 3], out[-2:, 3] = n, 1.0, deff
         out[: len(bins), 0] = bins
-        out[-2:, 0] = clipped.sum(), size.sum()
-        out[-2:, 2] = np.square(clipped).sum(), np.square(size).sum()
+        out[-2:, 0] = clipped.sum(), logs.sum()
+        out[-2:, 2] = np.square(clipped).sum(), np.square(logs).sum()
         return out
+
+
+def some_people(rows: Rows, most: int) -> Rows:
+    """About `most` rows, all of some people's: residuals of one person go together, in samples as in whole windows."""
+    if rows.rows <= most:
+        return rows
+    person = _person(rows)
+    owner = rows.groups(person).owner if person else np.arange(rows.rows)
+    luck = np.random.default_rng(int(owner.max()) + rows.rows).random(int(owner.max()) + 1)
+    return Rows(rows.table.filter(pa.array(luck[owner] < most / rows.rows)))
+
+
+def _person(rows: Rows) -> str:
+    return next((name for name in ("user", "request") if name in rows.names), "")
 
 
 def parts() -> list[Part]:
     """The residual's parts, in the order of `count`."""
-    bins = [Part("prediction", "residual-bin", f"residual bin {i}", "share", "prediction") for i in range(len(QUANTILES) + 1)]
+    bins = [
+        Part("prediction", "residual-bin", f"residual bin {i}", "rare", "prediction", True) for i in range(len(QUANTILES) + 1)
+    ]
     return [
         *bins,
         Part("prediction", "residual-mean", "mean residual", "mean", "prediction"),

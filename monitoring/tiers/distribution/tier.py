@@ -16,14 +16,16 @@ from monitoring.findings import Finding
 from monitoring.tiers.distribution.census import Census
 from monitoring.tiers.distribution.forecast import KEEP_DAYS, Forms, Past, backcast, forecast, residuals
 from monitoring.tiers.distribution.naming import Judged, findings
-from monitoring.tiers.distribution.prediction_model import LEAST_ROWS, PredictionModel
+from monitoring.tiers.distribution.prediction_model import LEAST_ROWS, PredictionModel, some_people
 from monitoring.tiers.distribution.rows import F64, Rows
 from monitoring.tiers.distribution.surprise import Spread, log10_counts, log10_t
+from monitoring.tiers.distribution.trend import BEFORE, FREEDOM, RECENT, creep
 from monitoring.tiers.tier import NOTICES_A_DAY, PAGES_A_DAY, SHARE
 from monitoring.window import LogColumns, Window
 
 # Hours of a window -> (part of the budget, windows of that length judged a day).
-SCALES: Mapping[int, tuple[float, int]] = {1: (0.35, 24), 2: (0.2, 24), 8: (0.15, 24), 24: (0.25, 24), 168: (0.05, 1)}
+SCALES: Mapping[int, tuple[float, int]] = {1: (0.35, 24), 2: (0.2, 24), 8: (0.15, 24), 24: (0.2, 24), 168: (0.05, 1)}
+SLOW_SHARE = 0.05  # of the budget, for weeks against weeks, once a day
 LEAST_DAYS = 2  # of reference
 HELD_ROWS = 300_000  # of the first days, held until cuts are learned
 SAMPLE_ROWS = 400  # an hour, kept to learn the prediction from
@@ -65,6 +67,7 @@ class State:
     rates: F64 = field(default_factory=lambda: np.zeros((24, 0)))
     spread: F64 = field(default_factory=lambda: np.zeros(0))
     scales: dict[int, Spread] = field(default_factory=dict)
+    creep: tuple[F64, F64, F64] | None = None  # weeks against weeks, as of the last midnight
     forecast_day: int = -1
 
 
@@ -82,6 +85,7 @@ class DistributionTier:
         self._seen: Seen | None = None
         self._unable: dict[str, str] = {}
         self._ran: tuple[str, ...] = ()
+        self._last: int | None = None  # start of the hour learned last
         self._learned_at = 0  # days of reference when the prediction was learned
 
     def unable(self) -> Mapping[str, str]:
@@ -131,9 +135,13 @@ class DistributionTier:
         assert self._seen is not None
         self._seen.sums = sums[0] if len(sums) == 1 else None
         now: list[Recent] = []
+        rates, spread_of_values = state.rates, state.spread
         for (start, part), numbers in zip(pieces, sums, strict=True):
             one = Past(np.array([start]), *(numbers[None, :, i] for i in range(4)))
-            left, variance = residuals(one, forms, state.rates, state.spread)
+            if start // DAY_US != day:  # a window of several days, judged as one piece
+                day = start // DAY_US
+                rates, spread_of_values = forecast(state.past, forms, day)
+            left, variance = residuals(one, forms, rates, spread_of_values)
             now.append(Recent(start, left[0], variance[0], one.k[0], one.k[0] - left[0], part.rows))
         scales = list(SCALES) if len(pieces) == 1 else [len(pieces)]
         usable = 1.0 - census.mute
@@ -159,6 +167,8 @@ class DistributionTier:
             judged.append(
                 self._verdict(state, stretch, spread, hours, share / tests, usable, int(window.end_us // HOUR_US - 1) % 24)
             )
+        if window.start_us % DAY_US == 0 and state.creep is not None:
+            judged.append(self._slow(state, *state.creep, usable))
         if len(pieces) == 1:
             begin = window.end_us - 168 * HOUR_US
             self._recent = [r for r in self._recent if begin <= r.start_us < window.start_us] + now
@@ -196,6 +206,16 @@ class DistributionTier:
         return Judged(hours, stretch[0].start_us, np.minimum(p, 0.0), page, notice, z, t, k, expected, left, beyond,
                       sum(r.rows for r in stretch))  # fmt: skip
 
+    def _slow(self, state: State, t: F64, recent: F64, before: F64, usable: F64) -> Judged:
+        """Weeks against weeks."""
+        p = np.minimum(log10_t(t, np.full(len(t), FREEDOM)) + np.log10(2.0), 0.0) * usable
+        limit = np.log10(SHARE[self.name] * SLOW_SHARE * state.census.weight)
+        always = np.ones(len(t), dtype=bool)
+        page, notice = limit + np.log10(PAGES_A_DAY), limit + np.log10(NOTICES_A_DAY)
+        span = 24 * (RECENT + BEFORE)
+        began = state.forecast_day * DAY_US - span * HOUR_US
+        return Judged(span, began, p, page, notice, t, t, recent, before, recent - before, always, 1, True)
+
     def _spread_of(self, state: State, hours: int) -> Spread:
         """The spread of windows of any length: that of the next longer scale that is known."""
         known = [scale for scale in sorted(state.scales) if scale >= hours] or [max(state.scales)]
@@ -211,9 +231,11 @@ class DistributionTier:
         self._seen = None
 
     def _learn(self, start: int, rows: Rows, sums: F64 | None) -> None:
+        if self._last is not None and start <= self._last:
+            return  # an hour that was learned already, seen again within a longer window
+        self._last = start
         if self._learned_at < LEARN_PREDICTION[-1]:
-            few = rows.table.take(np.unique(np.linspace(0, rows.rows - 1, min(rows.rows, SAMPLE_ROWS)).astype(np.int64)))
-            self._sample.append((start, Rows(few)))
+            self._sample.append((start, Rows(some_people(rows, SAMPLE_ROWS).table)))
         state = self._state
         if state is None:
             self._held.append((start, rows))
@@ -235,6 +257,7 @@ class DistributionTier:
     def _begin(self) -> None:
         """Learn cuts from the hours held, and count them."""
         census = Census(self.columns, [rows for _, rows in self._held])
+        census.find_clocks(Rows(pa.concat_tables([r.table for _, r in self._sample], promote_options="permissive")))
         counted = []
         for start, rows in self._held:
             counted.append(census.count(rows, start))
@@ -260,10 +283,16 @@ class DistributionTier:
         usual = np.clip(state.past.k.sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 0, 1)
         deff = np.maximum((state.past.deff * state.past.n).sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 1.0)
         owners = state.past.k.sum(axis=0) / deff
+        # Of rare parts the first hit ever is no measure of their scatter: they are held against their usual rate.
+        past, rare = state.past, census.forms.rare
+        floor = np.maximum(usual, 0.5 / np.maximum(past.n.sum(axis=0), 1.0))
+        left = np.where(rare, past.k - past.n * floor, state.left)
+        variance = np.where(rare, past.n * floor, state.variance)
         state.scales = {
-            hours: Spread(hours, state.past.start, state.left, state.variance, usual, owners, deff, census.forms, census.family)
+            hours: Spread(hours, past.start, left, variance, usual, owners, deff, census.forms, census.family)
             for hours in SCALES
         }
+        state.creep = creep(state.past, census.forms, census.family, day)
         state.forecast_day = day
 
     def _learn_late(self, state: State, days: int) -> None:
@@ -276,6 +305,8 @@ class DistributionTier:
             return
         self._learned_at = due[-1]
         state.census.find_clocks(sample)
+        if "p" not in sample.names:
+            return
         state.census.model = model = PredictionModel(self.columns, [rows for _, rows in self._sample])
         at = slice(state.census.model_at, None)
         for name in ("k", "n", "q", "deff"):
