@@ -65,10 +65,10 @@ def overlaps(parts: Mapping[str, Dataset]) -> Checks:
     marks = fingerprints(concatenate(list(parts.values())))
     for one, other in [(name, name) for name in parts] + list(combinations(parts, 2)):
         here, there = parts[one], parts[other]
-        subject = one if one == other else f"{one} / {other}"
+        between = one if one == other else f"{one} / {other}"
         ids = _twice(here.row_id, there.row_id, one == other)
         if ids.any():
-            found.append(_copies("same-id", subject, "id", there, ids))
+            found.append(_copies("same-id", between, "id", there, ids))
         copies = _twice(content[one], content[other], one == other) & ~ids
         if not copies.any():
             continue
@@ -76,11 +76,11 @@ def overlaps(parts: Mapping[str, Dataset]) -> Checks:
         if (apart == 0).any():
             same = copies.copy()
             same[copies] = apart == 0
-            found.append(_copies("same-content", subject, "content", there, same))
+            found.append(_copies("same-content", between, "content", there, same))
         near = copies.copy()
         near[copies] = (apart > 0) & ((apart <= SAME_TIME_US) | _marked(there, copies, marks))
         if near.sum() > TOLERATED:
-            found.append(_copies("near-copy", subject, "content but not time", there, near))
+            found.append(_copies("near-copy", between, "content but not time", there, near))
     checks.record("split-overlap", found)
     if not marks:
         checks.skip("near-copies", "no column marks a row: copies with a new id and time cannot be told from neighbours")
@@ -125,13 +125,12 @@ def _marked(data: Dataset, rows: Bool, marks: list[str]) -> Bool:
     return np.asarray(np.logical_or.reduce([np.isfinite(data.columns[name][rows]) for name in marks]), np.bool_)
 
 
-def _copies(symptom: str, subject: str, by: str, data: Dataset, rows: Bool) -> Finding:
+def _copies(symptom: str, between: str, by: str, data: Dataset, rows: Bool) -> Finding:
     count = int(rows.sum())
-    evidence = {"by": by, "rows": count, "of": len(data)}
+    evidence = {"between": between, "by": by, "rows": count, "of": len(data)}
     first = day_name(int(data.time_us[rows].min()))
-    return sign(
-        "split-overlap", symptom, subject, count / TOLERATED if symptom == "near-copy" else float(count), evidence, first
-    )
+    excess = count / TOLERATED if symptom == "near-copy" else float(count)
+    return sign("split-overlap", symptom, "split", excess, evidence, first)
 
 
 def interleaved(parts: Mapping[str, Dataset]) -> list[Finding]:
@@ -147,11 +146,11 @@ def interleaved(parts: Mapping[str, Dataset]) -> list[Finding]:
             shared = len(np.intersect1d(earlier.group[late], later.group[early]))
             days = len(np.unique(np.concatenate([earlier.time_us[late], later.time_us[early]]) // DAY_US))
             evidence = {
-                "rows_after": int(late.sum()), "of": len(earlier), "rows_before": int(early.sum()), "of_later": len(later),
-                "days": days, "users_on_both_sides": shared,
+                "between": f"{one} / {other}", "rows_after": int(late.sum()), "of": len(earlier),
+                "rows_before": int(early.sum()), "of_later": len(later), "days": days, "users_on_both_sides": shared,
             }  # fmt: skip
             rows = min(int(late.sum()), int(early.sum()))
-            found.append(sign("time-order", "interleaved", f"{one} / {other}", float(max(rows, 1)), evidence,
+            found.append(sign("time-order", "interleaved", "split", float(max(rows, 1)), evidence,
                               day_name(int(later.time_us.min()))))  # fmt: skip
     return found
 

@@ -24,7 +24,7 @@ from pipelines.gauntlet.exports import Draw, Export, Site, as_parts, as_table
 from pipelines.gauntlet.score import rate
 from pipelines.sources.world.config import WorldConfig
 
-FIRST_SEED = 1_000_000  # tuning was done on seeds below a thousand
+FIRST_SEED = 1_000_000  # tuning was done on worlds with seeds below a thousand, and on what runs with seeds 5 and 6 draw
 SCORED = ("strong", "mild")  # trace is listed apart
 TRACE_SHARE = 0.2  # of the bad ones, on top
 FEW = 100  # good exports: fewer make do with two small worlds

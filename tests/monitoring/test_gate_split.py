@@ -37,7 +37,8 @@ def test_an_event_logged_again_is_found_whatever_its_id_and_time(moved_us: int, 
     again = parts["train"].take(np.arange(40))
     again = replace(again, row_id=again.row_id + 1, time_us=again.time_us + moved_us)
     found = overlaps({**parts, "test": concatenate([parts["test"], again])}).findings
-    assert {(f.symptom, f.subject, f.bug_class) for f in found} == {(symptom, "train / test", "split-duplicates")}
+    assert {(f.symptom, f.subject, f.bug_class) for f in found} == {(symptom, "split", "split-duplicates")}
+    assert found[0].evidence["between"] == "train / test"
     assert found[0].evidence["rows"] == 40
 
 
@@ -52,7 +53,7 @@ def test_a_random_split_is_a_group_leak_and_says_how_many_users_are_on_both_side
     data = clicks(3)
     luck = np.random.default_rng(0).random(len(data))
     (found,) = interleaved({"train": data.take(luck < 0.7), "test": data.take(luck >= 0.7)})
-    assert (found.bug_class, found.subject) == ("group-leak", "train / test")
+    assert (found.bug_class, found.subject, found.evidence["between"]) == ("group-leak", "split", "train / test")
     assert found.evidence["users_on_both_sides"] > 400
 
 

@@ -153,7 +153,7 @@ def test_rows_on_both_sides_are_found_by_id_and_under_a_new_id() -> None:
         found = [f for f in checks.findings if f.check == "split-overlap"]
         assert {f.evidence["by"] for f in found} == kinds
         assert {f.bug_class for f in checks.findings} == {"split-duplicates"}
-        assert all(f.subject == "train / valid" for f in found)
+        assert all((f.subject, f.evidence["between"]) == ("split", "train / valid") for f in found)
 
 
 def test_lost_rows_and_clicks_show_against_control_totals() -> None:
