@@ -26,6 +26,7 @@ from monitoring.window import LogColumns, Window
 # Hours of a window -> (part of the budget, windows of that length judged a day).
 SCALES: Mapping[int, tuple[float, int]] = {1: (0.35, 24), 2: (0.2, 24), 8: (0.15, 24), 24: (0.2, 24), 168: (0.05, 1)}
 SLOW_SHARE = 0.05  # of the budget, for weeks against weeks, once a day
+EXTREME = 2.0  # times the limit on log p at which a slow drift pages
 LEAST_DAYS = 2  # of reference
 HELD_ROWS = 300_000  # of the first days, held until cuts are learned
 SAMPLE_ROWS = 400  # an hour, kept to learn the prediction from
@@ -211,7 +212,9 @@ class DistributionTier:
         p = np.minimum(log10_t(t, np.full(len(t), FREEDOM)) + np.log10(2.0), 0.0) * usable
         limit = np.log10(SHARE[self.name] * SLOW_SHARE * state.census.weight)
         always = np.ones(len(t), dtype=bool)
-        page, notice = limit + np.log10(PAGES_A_DAY), limit + np.log10(NOTICES_A_DAY)
+        # Businesses grow: a drift that would page by its odds alone is a notice, and pages when it is extreme.
+        notice = limit + np.log10(PAGES_A_DAY)
+        page = EXTREME * notice
         span = 24 * (RECENT + BEFORE)
         began = state.forecast_day * DAY_US - span * HOUR_US
         return Judged(span, began, p, page, notice, t, t, recent, before, recent - before, always, 1, True)

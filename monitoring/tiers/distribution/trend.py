@@ -1,10 +1,12 @@
 """Slow drift: has the last week left the fortnight before it by more than weeks do by themselves?
 
 The hourly forecasts follow a level that creeps, so they can't see it.  Weeks are compared whole, which needs no model of
-weekdays; a day's own scatter comes from differences between the same weekday of neighbouring weeks, about their mean, so that
-the drift itself doesn't count as scatter; what a family's columns do together, and what a column did before, is taken off.
+weekdays; a day's own scatter comes from differences between the same weekday of earlier weeks, half of it from the column's
+family; what a family's columns do together, and what a column did before, is taken off.
 Called by the tier at midnight.
 """
+
+import warnings
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from monitoring.tiers.distribution.forecast import Forms, Past, day_of
 from monitoring.tiers.distribution.rows import F64, I64
 
 RECENT, BEFORE = 7, 14  # days compared
-FREEDOM = 13.0  # of the t distribution: fourteen differences tell the scatter
+FREEDOM = 13.0  # of the t distribution: seven differences or more, and the family's
 SLOW = 2.0  # days are not independent of the days before: variance of a mean of days over that of independent ones
 
 
@@ -29,13 +31,15 @@ def creep(past: Past, forms: Forms, family: I64, day: int) -> tuple[F64, F64, F6
                 values[at] = np.where(n > 0, past.k[mine].sum(axis=0) / n, np.nan)
     if np.isnan(values[:span]).all(axis=1).any():
         return None
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns that were never counted have no mean
         recent, before = values[:RECENT].mean(axis=0), values[RECENT:span].mean(axis=0)
         change = recent - before
-        apart = values[:BEFORE] - values[RECENT:span]
-        scatter = np.square(apart - apart.mean(axis=0)).sum(axis=0) / (BEFORE - 1) / 2
-        pooled = _by_family(scatter / _unit(values[:span], forms), family) * _unit(values[:span], forms)
-        scatter = np.maximum(scatter, 0.5 * pooled)
+        apart = values[RECENT:span] - values[2 * RECENT : span + RECENT]
+        known = (~np.isnan(apart)).sum(axis=0)
+        own = np.nansum(np.square(apart - np.nanmean(apart, axis=0)), axis=0) / np.maximum(known - 1, 1) / 2
+        unit = _unit(values[RECENT:span], forms)
+        scatter = (own + _by_family(own / unit, family) * unit) / 2
         t = change / np.sqrt(SLOW * scatter * (1 / RECENT + 1 / BEFORE))
         # A column that crept as fast before is used to it.
         earlier = values[RECENT : 2 * RECENT].mean(axis=0) - values[2 * RECENT : span + RECENT].mean(axis=0)
