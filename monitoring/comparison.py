@@ -20,7 +20,9 @@ ABSOLUTE = 1e-6
 def differs(left: Array, right: Array, relative: float = RELATIVE, absolute: float = ABSOLUTE) -> npt.NDArray[np.bool_]:
     """Row by row, whether two columns disagree: NaN equals NaN; floats to `relative` and `absolute`; all else exactly."""
     if left.dtype.kind == "f" and right.dtype.kind == "f":
-        unequal = ~np.isclose(left, right, rtol=relative, atol=absolute, equal_nan=True)
+        with np.errstate(invalid="ignore"):  # infinities
+            near = np.abs(left - right) <= absolute + relative * np.abs(right)
+        unequal = ~(near | (left == right) | (np.isnan(left) & np.isnan(right)))
     else:
         unequal = np.asarray(left != right)
     return np.asarray(unequal.any(axis=1) if unequal.ndim == 2 else unequal, dtype=np.bool_)

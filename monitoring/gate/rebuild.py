@@ -24,8 +24,8 @@ from features.sources import with_unknown
 from infra.clock import DAY_US
 from infra.home import Home
 from infra.lake import Lake
+from monitoring.comparison import differs
 from monitoring.findings import Finding
-from monitoring.gate.replay import differs
 from monitoring.gate.signs import sign
 
 SAMPLED = 300  # entities of each kind

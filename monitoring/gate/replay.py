@@ -14,6 +14,7 @@ import numpy as np
 
 from infra.clock import DAY_US, day_name
 from models.contract import Dataset
+from monitoring.comparison import differs
 from monitoring.findings import Finding
 from monitoring.gate.auc import auc
 from monitoring.gate.columns import I64, Array, Bool, codes, crossed, keys
@@ -54,18 +55,6 @@ class Compared:
     findings: list[Finding]
     vouched: frozenset[str]
     rows: int
-
-
-def differs(left: Array, right: Array) -> Bool:
-    """Row by row, whether two columns disagree: NaN equals NaN; floats to 1e-5 relative and 1e-6 absolute; all else
-    exactly."""
-    if left.dtype.kind == "f" and right.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):  # infinities
-            near = np.abs(left - right) <= 1e-6 + 1e-5 * np.abs(right)
-        unequal = ~(near | (left == right) | (np.isnan(left) & np.isnan(right)))
-    else:
-        unequal = np.asarray(left != right)
-    return np.asarray(unequal.any(axis=1) if unequal.ndim == 2 else unequal, dtype=np.bool_)
 
 
 def compare(data: Dataset, replayed: Replayed, part: I64) -> Compared:
