@@ -92,14 +92,15 @@ def _cases(plant: Plant, bugs: Sequence[Bug], rng: np.random.Generator, clean_da
         watcher.keep("start")
         start_us = plant.first_us
         for at in range(clean_days):
-            windows = list(plant.clean(start_us + at * DAY_US, start_us + (at + 1) * DAY_US))
-            opened = [incident for window in windows for incident in watcher.observe(window).opened]
-            yield Case(None, "clean", _frame(windows, plant.columns), bool(opened), False)
+            quiet = list(plant.clean(start_us + at * DAY_US, start_us + (at + 1) * DAY_US))
+            opened = [incident for window in quiet for incident in watcher.observe(window).opened]
+            yield Case(None, "clean", _frame(quiet, plant.columns), bool(opened), False)
         for bug in bugs:
             for intensity in ("mild", "strong"):
                 watcher.back_to("start")
                 broken = plant.broken(bug, bug.dose(intensity), int(rng.integers(2**31)), start_us, start_us + DAY_US)
-                windows, incidents = [], []
+                windows: list[Window] = []
+                incidents: list[dict[str, Any]] = []
                 for window in broken:
                     seen = watcher.observe(window)
                     windows.append(window)
