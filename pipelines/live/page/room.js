@@ -64,6 +64,7 @@ function show(now) {
   showBanner();
   showFlow();
   once("charts", `${last()?.start_us} ${now.timeline.length}`, showCharts);
+  showLatency();
   once("timeline", `${Math.floor(now.now_us / 300e6)} ${now.timeline.length} ${now.incidents.length}`, showTimeline);
   once("bugs", `${now.injection?.code}`, showBugs);
   showIncident();
@@ -97,7 +98,7 @@ function showBanner() {
   byId("heal").textContent = injected ? `Heal ${injected.code}` : "Heal";
   let text = state.hours.length ? "All quiet. Nothing is broken, and nothing is found." : "Running. The first hour is not over yet.";
   if (incident) text = `Incident ${incident.number}: ${incident.title}`;
-  if (incident && !injected) text += " (healed: it closes after three clean hours)";
+  if (incident && !injected) text += " (healed: it closes after three clean windows)";
   if (injected && !incident) {
     const hours = Math.max((state.now_us - injected.onset_us) / HOUR, 0);
     text = `${injected.code} ${injected.name} is in force for ${number(hours, 2)} h; nothing is found yet.`;
@@ -180,7 +181,7 @@ function showCharts() {
     draw("Arms, share of ads", arms.map((arm) => percent(hour.arms[arm] ?? 0)).join(" / "),
       Object.fromEntries(arms.map((arm) => [arm, hours.map((one) => one.arms[arm] ?? 0)]))),
     movedChart(),
-    latencyChart(),
+    make("div", { id: "latency" }),
   );
 }
 
@@ -195,13 +196,13 @@ function movedChart() {
 }
 
 const pulse = [];
-function latencyChart() {
+function showLatency() {
   if (state.vitals.p50_ms !== null) pulse.push({ us: state.now_us, p50: state.vitals.p50_ms, p99: state.vitals.p99_ms });
   if (pulse.length > 60) pulse.shift();
   const now = pulse[pulse.length - 1];
-  return chart("Latency of the endpoint, ms", now ? `p99 ${number(now.p99, 2)}` : "–", lines({
+  byId("latency")?.replaceChildren(chart("Latency of the endpoint, ms", now ? `p99 ${number(now.p99, 2)}` : "–", lines({
     at: pulse.map((one) => one.us), lines: { p50: pulse.map((one) => one.p50), p99: pulse.map((one) => one.p99) }, fromZero: true, label: "Latency, p50 and p99",
-  }), ["p50", "p99"]);
+  }), ["p50", "p99"]));
 }
 
 // ---- timeline -----------------------------------------------------------------------------------------------------
