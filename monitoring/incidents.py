@@ -219,7 +219,8 @@ def _is_independent(finding: Finding, incident: Incident, most: int = EXPLAINERS
     """Whether a page is clearly another fault than the incident's."""
     contained = bool(incident.hypotheses) and incident.hypotheses[0].bug_class in CONTAINED
     another = finding.tier in INDEPENDENT or (contained and finding.tier == "distribution")
-    return finding.severity == "page" and another and not incident.explains(finding, most)
+    named = {hypothesis.subject for hypothesis in incident.hypotheses[:most]}
+    return finding.severity == "page" and another and finding.subject not in named and not incident.explains(finding, most)
 
 
 def _looks(window: Window) -> set[str]:

@@ -1,5 +1,6 @@
 """The `clickproof` command: parse, call, print.  Everything heavy is imported inside the command that needs it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +95,7 @@ def monitor(chosen: Settings, as_json: AsJson = False) -> None:
 
 
 @monitor_app.command("log")
-@with_settings
+@partial(with_settings, home=False)
 def monitor_log(
     chosen: Settings,
     reference: Annotated[

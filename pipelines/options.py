@@ -23,11 +23,11 @@ _SHARED: dict[str, Any] = {
 }
 
 
-def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
+def with_settings(command: Callable[..., int | None], home: bool = True) -> Callable[..., None]:
     """A command whose first parameter `chosen` is the Settings, made of the environment and the shared options.
 
     An ExplainedError is printed without a traceback and ends the command with status 2; a number that the command returns
-    is its exit status.
+    is its exit status.  Without `home` nothing is written there: for commands that need no state.
     """
 
     @functools.wraps(command)
@@ -42,7 +42,8 @@ def with_settings(command: Callable[..., int | None]) -> Callable[..., None]:
             from pipelines.environment import prepare
 
             use(chosen)
-            prepare(chosen)
+            if home:
+                prepare(chosen)
             status = command(chosen, **arguments)
         except ExplainedError as error:
             print(f"clickproof: {error}", file=sys.stderr)

@@ -76,6 +76,17 @@ def _zeros(slug: str, each: Observation) -> float:
     return -0.7 if replaced and slug == "default-value-skew" else 0.0
 
 
+def _new(slug: str, each: Observation) -> float:
+    """Values that are permuted stay in the vocabulary; a value that nobody has seen is another contract."""
+    return {"schema-change": 1.0, "category-reencoding": -2.5}.get(slug, 0.0)
+
+
+def _pattern(slug: str, each: Observation) -> float:
+    """A pattern that holds for every mismatching row is worth more than one that some of them happen to follow."""
+    share = number(each, "pattern_share")
+    return 0.0 if share is None else 6.0 * (share - 0.9)
+
+
 def _repeats(slug: str, each: Observation) -> float:
     """Repeats of one value are a constant; repeats of many are a coarser scale."""
     signs = each.evidence.get("signs", {})
@@ -139,6 +150,8 @@ _RULES = {
     "location-moved": _location,
     "shares-moved": _shares,
     "invariant-broken": _invariant,
+    "new-values": _new,
+    **dict.fromkeys(("to-null", "to-default", "from-null", "ratio", "permuted", "rounded", "older", "shifted"), _pattern),
     "zeros-up": _zeros,
     "mode-up": _mode,
     "distinct-down": _repeats,

@@ -24,6 +24,10 @@ SIGNS = {
     "residual-mean+": "residual-moved", "residual-mean-": "residual-moved", "residual-spread+": "residual-moved",
     "residual-spread-": "residual-moved",
 }  # fmt: skip
+# What cannot both be: a notice of the one beside a page of the other is an echo of it, or of the hours before.
+OPPOSITE = {"calibration-low": "calibration-high", "nulls-up": "nulls-down", "distinct-up": "distinct-down",
+            "volume-up": "volume-down"}  # fmt: skip
+OPPOSITE |= {other: one for one, other in OPPOSITE.items()}
 SIDE = 0.6  # weight of a sign beside the one that names the finding: they move together
 
 
@@ -52,7 +56,7 @@ class Observation:
 
 def observe(findings: Iterable[Finding]) -> list[Observation]:
     """What was observed, strongest first."""
-    found = {key: _observation(each) for key, each in group(findings).items()}
+    found = _without_echoes({key: _observation(each) for key, each in group(findings).items()})
     beside: dict[tuple[str, str, str], Observation] = {}
     for named in found.values():
         for sign, excess in named.evidence.get("signs", {}).items():
@@ -65,6 +69,14 @@ def observe(findings: Iterable[Finding]) -> list[Observation]:
                     weight=SIDE,
                 )  # fmt: skip
     return sorted([*found.values(), *beside.values()], key=lambda o: -o.excess)
+
+
+def _without_echoes(found: dict[tuple[str, str, str], Observation]) -> dict[tuple[str, str, str], Observation]:
+    """All but notices of the opposite of what a page says of the same subject."""
+    pages = {(each.symptom, each.subject) for each in found.values() if each.page}
+    return {
+        key: each for key, each in found.items() if each.page or (OPPOSITE.get(each.symptom, ""), each.subject) not in pages
+    }
 
 
 def _observation(found: Sequence[Finding]) -> Observation:

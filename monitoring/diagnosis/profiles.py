@@ -36,10 +36,10 @@ class Profile:
     must: tuple[str, ...] = ()  # of `own`: what speaks against the class where the check could look and did not see it
 
 
-def _feature(own: Mapping[str, float], features: Mapping[str, float] | None = None, prior: float = 1.0) -> Profile:
+def _feature(own: Mapping[str, float], rest: Mapping[str, float] | None = None) -> Profile:
     """A bug of one feature or view: columns fed from the same place show the same, the prediction and calibration follow."""
     same = {symptom: 0.3 * chance for symptom, chance in own.items()}
-    return Profile("feature", own, {**same, **(features or {})}, _PREDICTION, _CALIBRATION | {"volume-down": 0.02}, prior)
+    return Profile("feature", own, same, _PREDICTION, {**_CALIBRATION, "volume-down": 0.02, **(rest or {})})
 
 
 PROFILES: dict[str, Profile] = {
@@ -54,7 +54,8 @@ PROFILES: dict[str, Profile] = {
         "distinct-down": 0.2, "mode-up": 0.03,
     }),
     "category-reencoding": _feature({
-        "permuted": 0.95, "shares-swapped": 0.7, "invariant-broken": 0.5, "shares-moved": 0.4, "mismatch": 0.3, "mode-up": 0.05,
+        "permuted": 0.95, "to-default": 0.1, "shares-swapped": 0.7, "invariant-broken": 0.5, "shares-moved": 0.4,
+        "mismatch": 0.3, "mode-up": 0.05,
         "new-values": 0.1, "novel-entities": 0.1, "concentration-up": 0.05, "slice-calibration": 0.4,
     }),
     "stale-features": _feature({
@@ -64,9 +65,10 @@ PROFILES: dict[str, Profile] = {
     "time-zone-shift": _feature({
         "shifted": 0.95, "invariant-broken": 0.8, "shares-moved": 0.3, "location-moved": 0.3, "mismatch": 0.1,
         "clock-skew": 0.1,
-    }),
+    }, rest={"contract": 0.15, "clock-skew": 0.2, "volume-up": 0.1, "volume-down": 0.1}),
     "cast-or-rounding": _feature({
-        "rounded": 0.95, "distinct-down": 0.85, "zeros-up": 0.3, "mode-up": 0.4, "shares-moved": 0.4, "location-moved": 0.15,
+        "rounded": 0.95, "to-default": 0.1, "distinct-down": 0.85, "zeros-up": 0.3, "mode-up": 0.4, "shares-moved": 0.4,
+        "location-moved": 0.15,
         "mismatch": 0.1, "invariant-broken": 0.5, "tail-up": 0.2,
     }),
     "imputation-difference": _feature({
@@ -78,7 +80,8 @@ PROFILES: dict[str, Profile] = {
         "invariant-broken": 0.5,
     }),
     "schema-change": _feature({
-        "contract": 0.9, "clock-skew": 0.7, "new-values": 0.7, "novel-entities": 0.15, "nulls-up": 0.15, "volume-down": 0.25,
+        "contract": 0.9, "clock-skew": 0.7, "new-values": 0.7, "permuted": 0.3, "novel-entities": 0.15, "nulls-up": 0.15,
+        "volume-down": 0.25,
         "out-of-range": 0.25, "mismatch": 0.2, "shares-moved": 0.4, "distinct-up": 0.2, "unreconciled": 0.15,
         "hours-missing": 0.05, "invariant-broken": 0.05,
     }),

@@ -22,9 +22,9 @@ from monitoring.findings import Finding
 from monitoring.incidents import Desk, Incident
 from monitoring.monitor import Monitor, Seen
 from monitoring.outside.columns import log_columns
-from monitoring.outside.mapping import LogMapping
+from monitoring.outside.mapping import OPTIONAL, LogMapping
 from monitoring.outside.maturity import young
-from monitoring.outside.reading import Log, same_types
+from monitoring.outside.reading import ELSEWHEN, NAMES, Log, rules, same_types
 from monitoring.outside.span import Span, hours, reference_span, window_span
 from monitoring.window import REFUSED, Window
 
@@ -67,6 +67,9 @@ class Verdict:
 
 def judge(reference: Log, window: Log, offline: Log | None, mapping: LogMapping) -> Verdict:
     """The verdict on `window`; ExplainedError where the two can't be compared."""
+    for role in OPTIONAL:  # what the window does not tell, nothing is expected of
+        if role in window.missing and NAMES[role] in reference.table.column_names:
+            reference = replace(reference, table=reference.table.drop_columns([NAMES[role]]))
     same_types([reference, window, *([offline] if offline is not None else [])])
     return Learned(reference, mapping).judge(window, offline)
 
@@ -83,7 +86,7 @@ class Learned:
         self.monitor = Monitor(self.columns)
         an_hour = max(1, round(ASSUMED / max(24 * self.usual.days, 1)))
         features = ["id", *(f"f_{name}" for name in self.columns.names)]
-        for one in _windows(reference, self.usual, self.plan):
+        for one in _reference_hours(reference, self.usual, self.plan, mapping):
             self.monitor.warm_up(replace(one, offline=one.log.select(features).slice(0, an_hour)))
 
     def judge(self, window: Log, offline: Log | None = None) -> Verdict:
@@ -92,8 +95,9 @@ class Learned:
         _apart(self.usual, now)
         ahead = _weeks_ahead(self.usual, now)
         by_hours, whole = self.monitor.copy(), self.monitor.copy()
-        seen = [by_hours.observe(_ahead(one, ahead)) for one in _windows(window, now, self.plan, offline)]
-        seen += [whole.observe(_ahead(one, ahead)) for one in _pieces(window, now, self.plan, offline)]
+        refused = _refused(window, now, self.mapping)
+        seen = [by_hours.observe(_ahead(one, ahead)) for one in _hours(window, now, self.plan, offline)]
+        seen += [whole.observe(_ahead(one, ahead)) for one in _pieces(window, now, self.plan, offline, refused)]
         findings = [_placed(f, ahead, now.start_us) for one in seen for f in one.findings]
         findings = [young(f, window.table, now.end_us) for f in findings]
         incidents, notices = _root_causes(findings, now, window.table, self.plan, offline)
@@ -136,23 +140,39 @@ def _placed(finding: Finding, ahead_us: int, start_us: int) -> Finding:
     return finding if finding.onset_us is None else replace(finding, onset_us=max(finding.onset_us - ahead_us, start_us))
 
 
-def _windows(log: Log, span: Span, plan: dict[str, float] | None, offline: Log | None = None) -> Iterator[Window]:
-    """Hours of a log.  What could not be read has no hour; it counts in the first one."""
-    refused = log.refused.copy()
+def _refused(log: Log, span: Span, mapping: LogMapping) -> Counter[tuple[str, str]]:
+    """Rows that broke the contract: what could not be read, and times that lie outside the log's days."""
+    # A rule that nothing broke is known to hold, rather than not known.
+    refused = Counter({**dict.fromkeys(rules(mapping), 0), **log.refused})
     if stray := int(np.count_nonzero(~span.inside(_time(log)))):
-        refused["time", "lies outside the log's days"] += stray
+        refused[mapping.time, ELSEWHEN] += stray
+    return refused
+
+
+def _reference_hours(log: Log, span: Span, plan: dict[str, float] | None, mapping: LogMapping) -> Iterator[Window]:
+    """Hours of a reference; what it broke of the contract has no hour, so each gets its part."""
+    refused, number = _refused(log, span, mapping), max(round(24 * span.days), 1)
+    for i, (start, end, rows) in enumerate(hours(log.table, span)):
+        part = Counter({key: n * (i + 1) // number - n * i // number for key, n in refused.items()})
+        yield _window(start, end, rows, plan, None, part)
+
+
+def _hours(log: Log, span: Span, plan: dict[str, float] | None, offline: Log | None) -> Iterator[Window]:
+    """Hours of a window."""
     recomputed = _sampled(offline)
     for start, end, rows in hours(log.table, span):
-        yield _window(start, end, rows, plan, recomputed, refused)
-        refused = Counter()
+        yield _window(start, end, rows, plan, recomputed, Counter())
 
 
-def _pieces(log: Log, span: Span, plan: dict[str, float] | None, offline: Log | None) -> Iterator[Window]:
-    """The window without cuts, but for gaps between its stretches."""
+def _pieces(
+    log: Log, span: Span, plan: dict[str, float] | None, offline: Log | None, refused: Counter[tuple[str, str]]
+) -> Iterator[Window]:
+    """The window without cuts, but for gaps between its stretches; what it broke of the contract counts in the first."""
     time, recomputed = _time(log), _sampled(offline)
     for start, end in span.stretches:
         first, last = np.searchsorted(time, [start, end])
-        yield _window(start, end, log.table.slice(int(first), int(last - first)), plan, recomputed, Counter())
+        yield _window(start, end, log.table.slice(int(first), int(last - first)), plan, recomputed, refused)
+        refused = Counter()
 
 
 def _window(

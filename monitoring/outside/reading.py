@@ -18,6 +18,7 @@ from monitoring.outside.mapping import REQUIRED, LogMapping, nearest
 
 NAMES = {"id": "id", "time": "time", "prediction": "p", "label": "label", "model_version": "model", "arm": "arm",
          "user": "user", "item": "item"}  # fmt: skip
+MISSING, ELSEWHEN = "is missing", "lies outside the log's days"
 NOT_PROBABLE = 0.01  # share of a reference's predictions outside [0, 1] above which they are no probabilities at all
 
 
@@ -35,6 +36,12 @@ class Log:
     def rows(self) -> int:
         """Rows read."""
         return int(self.table.num_rows)
+
+
+def rules(mapping: LogMapping) -> list[tuple[str, str]]:
+    """(column, rule) of what every log is held to, whether a row broke it or not."""
+    held = [(name, _RULES[role]) for role, name in mapping.roles().items() if role in _RULES]
+    return [(mapping.id, MISSING), (mapping.time, MISSING), (mapping.time, ELSEWHEN), *held]
 
 
 def read_log(given: Iterable[str], mapping: LogMapping, what: str, whole: bool) -> Log:
@@ -113,8 +120,8 @@ def _read(path: Path, there: Sequence[str], wanted: dict[str, str], mapping: Log
         _count(log, name, _RULES.get(role, ""), read.bad)
         if role == "time" and read.said:
             log.said.append(f"{name}: {read.said}")
-        if role in REQUIRED:
-            _count(log, name, "is missing", int(raw[name].null_count))
+        if role in ("id", "time"):  # a prediction that is missing is a symptom by itself
+            _count(log, name, MISSING, int(raw[name].null_count))
     for name in features:
         read = _feature(raw[name], name, mapping, path)
         columns[f"f_{name}"] = read.values

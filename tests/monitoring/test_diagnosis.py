@@ -102,6 +102,20 @@ def test_numbers_decide_between_twins() -> None:
     assert (top(many)[0], top(one)[0]) == ("quantisation", "constant-fallback")
 
 
+def test_patterns_of_every_row_stand_before_those_of_some() -> None:
+    some = found("to-default", "scroll", 9.0, guess="default-value-skew", pattern_share=0.7)
+    every = found("rounded", "scroll", 5.0, guess="cast-or-rounding", pattern_share=1.0)
+    assert top(some, every, found("zeros-up", "scroll", 5.0)) == ("cast-or-rounding", "scroll")
+    renamed = found("permuted", "placement", 9.0, guess="category-reencoding", pattern_share=1.0)
+    assert top(renamed)[0] == "category-reencoding"
+    assert top(renamed, found("new-values", "placement", 9.0))[0] == "schema-change"
+
+
+def test_the_echo_of_the_opposite_says_nothing() -> None:
+    low, echo = found("calibration-low", "clicks", 9.0), found("calibration-high", "clicks", 0.7)
+    assert [h.score for h in diagnose([low, echo], {"labels"})] == [h.score for h in diagnose([low], {"labels"})]
+
+
 def test_an_offset_is_a_missing_correction_and_a_spread_another_model() -> None:
     calibration = found("calibration-low", "clicks", 4.0, ratio=0.4, p_change=2.4)
     assert top(found("residual-moved", "prediction", offset=0.9, spread=0.1), calibration)[0] == "uncorrected-downsampling"

@@ -31,6 +31,7 @@ LEAST_DAYS = 2  # of reference
 HELD_ROWS = 300_000  # of the first days, held until cuts are learned
 SAMPLE_ROWS = 400  # an hour, kept to learn the prediction from
 LEARN_PREDICTION = (3, 7, 14)  # days of reference at which it is learned, better each time
+CLUMPED = 1.2  # variance of rare counts over Poisson's, at least
 BEYOND = 1.5  # a page must be this much further out than any window of its length before it
 
 
@@ -189,11 +190,12 @@ class DistributionTier:
         t = z / np.sqrt(factor)
         able = (variance > 0) & (usable > 0) & spread.able
         p_t = log10_t(t, spread.freedom)
-        # Owners' rows come hour after hour: what one owner can do in a window is as many hits as the window has hours.
+        # An owner may be a hit in hour after hour of a window.
         hit_hours = np.sum([r.k > 0 for r in stretch], axis=0)
         deff = np.clip(variance / np.maximum(expected, 1e-12), 1.0, 1e9)
-        inflation = np.where(forms.rare, np.maximum(factor, 1.5), factor * deff)
-        inflation = np.where(state.census.lasting, np.maximum(inflation, hit_hours), inflation)
+        inflation = np.where(forms.rare, np.maximum(factor, CLUMPED), factor * deff)
+        by_owner = np.minimum(hit_hours, state.census.lasts)
+        inflation = np.where(state.census.by_owner, np.maximum(inflation, by_owner), inflation)
         up = left > 0
         p_count = log10_counts(np.maximum(k, 0.0), expected, inflation, up)
         p = np.where(forms.mean, p_t, np.where(forms.rare, p_count, np.maximum(p_t, p_count)))
@@ -292,7 +294,7 @@ class DistributionTier:
         left = np.where(rare, past.k - past.n * floor, state.left)
         variance = np.where(rare, past.n * floor, state.variance)
         state.scales = {
-            hours: Spread(hours, past.start, left, variance, usual, owners, deff, census.forms, census.family)
+            hours: Spread(hours, past.start, left, variance, usual, owners, deff, census.lasts, census.forms, census.family)
             for hours in SCALES
         }
         state.creep = creep(state.past, census.forms, census.family, day)
@@ -308,7 +310,7 @@ class DistributionTier:
             return
         self._learned_at = due[-1]
         state.census.find_clocks(sample)
-        if "p" not in sample.names:
+        if "p" not in sample.names or not any(f"f_{name}" in sample.names for name in self.columns.names):
             return
         state.census.model = model = PredictionModel(self.columns, [rows for _, rows in self._sample])
         at = slice(state.census.model_at, None)
