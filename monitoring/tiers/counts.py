@@ -118,9 +118,14 @@ class Rate:
     _last: tuple[int, int, int] | None = None
 
     @property
+    def _prior(self) -> float:
+        """Rows that the prior stands for: fewer with every benign event, as "it never happens" is then refuted."""
+        return self.prior_rows / (1 + self.hours.x) if self.prior_events < 1 else self.prior_rows
+
+    @property
     def mean(self) -> float:
         """The benign rate, with the prior's rows added."""
-        return min(0.999, (self.hours.x + self.prior_events) / (self.hours.n + self.prior_rows))
+        return min(0.999, (self.hours.x + self.prior_events) / (self.hours.n + self._prior))
 
     def null(self, daily: bool = False) -> tuple[float, float]:
         """(a, b) of the Beta that the next hour's (day's) rate comes from: its spread, and what isn't known of the mean."""
@@ -128,7 +133,7 @@ class Rate:
         hourly = self.hours.correlation(BURST)
         by_day = self.days.correlation(hourly)
         spread = by_day if daily else max(hourly, by_day)
-        rows = self.hours.n + self.prior_rows
+        rows = self.hours.n + self._prior
         known = rows / (1 + (rows / max(self.hours.units, 1) - 1) * hourly) if self.hours.units else rows
         precision = max(1 / (spread + 1 / (known + 1)) - 1, 0.5)
         return mean * precision, (1 - mean) * precision

@@ -133,9 +133,11 @@ class ExactTier:
             key = fact.key if fact.group != "versions" else (fact.check, fact.symptom, "")
             rate = self._rates.setdefault(key, Rate(prior_rows=PRIOR_ROWS))
             alarm = rate.see(fact.x, fact.n, window.start_us, allowed * days, allowed, fact.so_far)
-            if alarm is None or (fact.group == "versions" and not self._still_new(fact)):
+            if alarm is None:
                 continue
             rate.restart()
+            if fact.group == "versions" and not self._still_new(fact):
+                continue
             evidence = {"rows": alarm.count, "of": alarm.of, "rate": alarm.rate, "usual": alarm.usual, "scale": alarm.scale}
             yield Finding(
                 fact.check, fact.bug_class, fact.subject, "notice" if fact.notice else "page", evidence | dict(fact.evidence),
@@ -189,15 +191,15 @@ class ExactTier:
         times = _arrivals(window)
         if len(times) < MANY or window.end_us - window.start_us != HOUR_US:
             return
-        self._seen["bunch"] = gap_bunch(times, window.start_us, window.end_us)
+        now = self._seen["bunch"] = gap_bunch(times, window.start_us, window.end_us)
         if len(self._bunch) < 24:
             self._unable["gaps"] = "needs a day of hours to know how bunched events come"
             return
         self._ran.append("gaps")
-        bunch = max(1.5, 1.3 * float(np.max(self._bunch)))
+        bunch = max(1.2, 1.25 * float(np.mean(self._bunch)))
         limit = log10_of_day(BUDGET * PARTS["gaps"], window.start_us, window.end_us)
         excess, begins, seconds = gap_excess(times, window.start_us, window.end_us, bunch, limit)
-        if excess >= 1.0:
+        if excess >= 1.0 and now > 1.2 * max(self._bunch):
             yield Finding(
                 "gaps", "partial-partition", "impressions", "page", {"seconds_without_events": seconds, "events": len(times)},
                 excess=excess, symptom="hours-missing", tier="exact", onset_us=begins,
