@@ -144,9 +144,9 @@ def _cell(plant: Plant, watcher: Watcher, bug: Bug, cell: Cell, world: str, shif
         incidents = watcher.open_incidents() if seen.opened or (steps and steps[-1].incidents) else []
         steps.append(Step.of(seen, window.log.num_rows, incidents, cell.onset_us))
         around.add(window)
-        if cell.intensity == "trace" and not shift and judge(bug, cell, world, steps, 0.0).detected:
+        if cell.intensity == "trace" and not shift and judge(bug, cell, world, steps, 0.0, plant.artefact.hash).detected:
             break
-    outcome = judge(bug, cell, world, steps, time.process_time() + watcher.cpu_s() - used)
+    outcome = judge(bug, cell, world, steps, time.process_time() + watcher.cpu_s() - used, plant.artefact.hash)
     if shift:
         shifted.append(_Shifted(shift, outcome.hours, around, known))
     return outcome

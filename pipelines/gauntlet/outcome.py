@@ -1,7 +1,7 @@
 """What became of one cell: whether, when and under which name it was detected.  Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -56,8 +56,10 @@ class Outcome:
         return asdict(self)
 
 
-def judge(bug: Bug, cell: Cell, world: str, steps: Sequence[Step], cpu_s: float) -> Outcome:
-    """The outcome of a cell from its steps, in order."""
+def judge(bug: Bug, cell: Cell, world: str, steps: Sequence[Step], cpu_s: float, model: str = "") -> Outcome:
+    """The outcome of a cell from its steps, in order.  `model`: hash of the champion, another name of what a bad model is."""
+    if model and bug.stage in ("model", "input"):
+        bug = replace(bug, also=(*bug.also, model))
     hit = next((at for at, step in enumerate(steps) if any(right(bug, i) for i in step.incidents)), None)
     alarm = next((at for at, step in enumerate(steps) if step.incidents), None)
     seen = hit if hit is not None else alarm

@@ -1,5 +1,7 @@
 """The scoreboard's arithmetic: rates with counts, misses that count as infinite, and the two filtered scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,14 @@ def test_a_detection_is_a_new_incident_with_the_right_class_or_subject_first() -
     assert wrong.alarmed
     assert not wrong.detected
     assert wrong.hours is None
+
+
+def test_a_bad_model_may_be_named_by_its_hash() -> None:
+    model = replace(BUG, stage="model", subject="model", also=())
+    named = [step(1, [incident("feature-order", "bef83419ec3aeeff")])]
+    assert judge(model, CELL, "w", named, 0.0, "bef83419ec3aeeff").detected
+    assert not judge(model, CELL, "w", named, 0.0, "another").detected
+    assert not judge(BUG, CELL, "w", named, 0.0, "bef83419ec3aeeff").detected
 
 
 def test_a_silent_cell_is_a_miss_without_a_name() -> None:
