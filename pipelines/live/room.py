@@ -19,6 +19,7 @@ from monitoring.bugs.catalogue import bug as look_up
 from monitoring.bugs.entry import Bug
 from monitoring.classes import CLASSES
 from monitoring.window import Window
+from pipelines.incident_store import IncidentStore
 from pipelines.live.evidence import Evidence
 from pipelines.live.injection import Injection
 from pipelines.live.measures import ROWS_A_PICTURE, Measures
@@ -38,10 +39,19 @@ class Room:
     """Everything that the page shows and does."""
 
     def __init__(
-        self, system: System, ask: OverHttp, pace: Pace, watcher: Watcher, measures: Measures, vitals: Vitals, token: str
+        self,
+        system: System,
+        ask: OverHttp,
+        pace: Pace,
+        watcher: Watcher,
+        measures: Measures,
+        vitals: Vitals,
+        token: str,
+        store: IncidentStore | None = None,
     ) -> None:
+        """`store` keeps incidents on disk and tells the webhook."""
         self.system, self.pace, self.measures, self.token = system, pace, measures, token
-        self._ask, self._watcher, self._vitals = ask, watcher, vitals
+        self._ask, self._watcher, self._vitals, self._store = ask, watcher, vitals, store
         self.evidence = Evidence(measures)
         self._lock = threading.Lock()  # of what `state` reads
         self._asking = threading.Lock()  # of the watcher's pipe
@@ -122,6 +132,8 @@ class Room:
             for opened in seen.opened:
                 self._note("alarm", window.end_us, _title(opened), opened["number"])
             self._take(incidents, window.end_us)
+        if self._store is not None:  # not while the page waits: a webhook may take its time
+            self._store.record(incidents, window.end_us)
 
     def _take(self, incidents: list[dict[str, Any]], at_us: int) -> None:
         """The incidents as they are now; the timeline says which ended."""

@@ -27,6 +27,7 @@ from infra.home import Home
 from infra.progress import progress
 from infra.settings import Settings
 from pipelines.console import say
+from pipelines.incident_store import IncidentStore
 from pipelines.live import reference as reference_days
 from pipelines.live.app import page_app
 from pipelines.live.measures import KEPT_US, Measures
@@ -92,7 +93,8 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
     system = System(home, source, SERVICE, logs)
     stack.callback(system.close)
     pace = Pace(chosen.live_speed, system.now_us)
-    room = Room(system, OverHttp(home, port, token, pace), pace, watcher, measures, Vitals(port), token)
+    store = IncidentStore(home, chosen.webhook_url)
+    room = Room(system, OverHttp(home, port, token, pace), pace, watcher, measures, Vitals(port), token, store)
     stack.callback(room.stop)
     _wait_ready(port)
     room.start()
