@@ -5,6 +5,7 @@ One draw of `numpy` a day, cut into hourly windows; `damage` may spoil an hour's
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from monitoring.window import LogColumns, Window
 START_US = 20_450 * DAY_US  # a Sunday, 2025-12-28
 NUMERIC = tuple(f"x{j}" for j in range(12))
 CATEGORICAL = tuple(f"c{j}" for j in range(8))
-COLUMNS = LogColumns(CATEGORICAL, NUMERIC, families={name: "number" for name in NUMERIC} | {name: "mix" for name in CATEGORICAL})
+COLUMNS = LogColumns(CATEGORICAL, NUMERIC, families=dict.fromkeys(NUMERIC, "number") | dict.fromkeys(CATEGORICAL, "mix"))
 
 Damage = Callable[[pa.Table], pa.Table]
 
@@ -56,7 +57,7 @@ class Business:
             values = rng.normal(self.noise * rng.normal() + 0.3 * np.sin(2 * np.pi * hour / 24), 1.0)
             values = np.exp(values) if j % 3 == 0 else np.rint(np.exp(values + 1)) if j % 3 == 1 else values
             logit = logit + self.weights[j] * np.log1p(np.abs(values))
-            values = np.where(rng.random(n) < 0.03 * (j % 4 == 0), np.nan, values)
+            values = np.where(rng.random(n) < 0.15 * (j % 4 == 0), np.nan, values)
             columns[f"f_{name}"] = values.astype(np.float32)
         columns["p"] = 1 / (1 + np.exp(-logit))
         columns["id"] = number * 10_000_000 + np.arange(n)
@@ -69,7 +70,7 @@ class Business:
             table = self.day(number)
             begin = START_US + number * DAY_US
             cuts = np.searchsorted(table["time"].to_numpy(), begin + np.arange(25) * HOUR_US)
-            for hour, (a, b) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            for hour, (a, b) in enumerate(pairwise(cuts)):
                 log = table.slice(int(a), int(b - a))
                 log = damage(log) if damage else log
                 yield Window(begin + hour * HOUR_US, begin + (hour + 1) * HOUR_US, log)
