@@ -157,7 +157,7 @@ class ExactTier:
         counts = {"impressions": float(_requests(window)), **_landed(window)}
         if window.clicks is not None:
             counts["clicks"] = float(window.clicks.num_rows)
-        limit = log10_of_day(BUDGET * PARTS["volume"] / (4 * max(len(counts), 1)), window.start_us, window.end_us)
+        limit = log10_of_day(BUDGET * PARTS["volume"] / (6 * max(len(counts), 1)), window.start_us, window.end_us)
         for stream in sorted(self._volumes.keys() | counts.keys()):
             volume, count = self._volumes.setdefault(stream, Volume()), counts.get(stream, 0.0)
             if len(hours) != 1:
@@ -169,10 +169,10 @@ class ExactTier:
             self._ran.append(f"volume of {stream}")
             since = hours[0]
             excess, down = _surprise(expected, count, limit)
-            together = volume.long()
-            if together is not None and excess < 1.0:
-                count, expected, since = together
-                excess, down = _surprise(expected, count, limit)
+            for total, forecast, first in volume.together():
+                if excess < 1.0:
+                    count, expected, since = total, forecast, first
+                    excess, down = _surprise(expected, count, limit)
             if excess < 1.0:
                 continue
             symptom = "volume-up" if not down else "hours-missing" if count < 0.1 * expected.mean else "volume-down"

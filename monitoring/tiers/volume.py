@@ -19,7 +19,7 @@ DAYS = 21  # remembered
 DECAY = 0.85  # weight of a day against the next one
 RECENT = 6  # hours that say how today goes
 STEADY = 30.0  # events of the forecast that pull today's factor towards one
-LONG = 12  # hours added up for streams too thin to be judged by one
+LONG = (4, 12)  # hours added up for streams too thin to be judged by one
 DAYS_DIFFER = 0.12  # relative error of such a sum where today's level is not used: a holiday takes a fifth
 FURTHEST = 1.35  # how far a day's level may go from the forecast and still be a day: beyond, half the traffic is gone or double
 BUNCH = 2.0  # variance over mean before errors were seen: twice Poisson, as sessions of two make it
@@ -89,18 +89,24 @@ class Volume:
         self._recent = {h: c for h, c in self._recent.items() if h >= hour - RECENT} | {hour: count}
         base, known_kind = self._base(hour) if expected is not None else (None, False)
         if base is not None:
-            self._long = {h: entry for h, entry in self._long.items() if h > hour - LONG} | {hour: (count, base, known_kind)}
+            self._long = {h: entry for h, entry in self._long.items() if h > hour - max(LONG)} | {
+                hour: (count, base, known_kind)
+            }
         return expected
 
-    def long(self) -> tuple[float, Expected, int] | None:
-        """Count and forecast of the last hours together, without leaning on how today goes, and the first of them."""
-        if len(self._long) < LONG:
-            return None
-        count, mean = (sum(entry[i] for entry in self._long.values()) for i in (0, 1))
-        spread = DAYS_DIFFER if all(entry[2] for entry in self._long.values()) else OTHER_KIND
-        if mean <= 0:
-            return None
-        return count, Expected(mean, self._noise(known_kind=True)[0] * mean + (spread * mean) ** 2), min(self._long)
+    def together(self) -> list[tuple[float, Expected, int]]:
+        """Count and forecast of the last hours added up, without leaning on how today goes, and the first of them."""
+        found = []
+        for length in LONG:
+            hours = sorted(self._long)[-length:]
+            entries = [self._long[hour] for hour in hours]
+            count, mean = (sum(entry[i] for entry in entries) for i in (0, 1))
+            if len(hours) < length or hours[-1] - hours[0] >= length or mean <= 0:
+                continue
+            spread = DAYS_DIFFER if all(entry[2] for entry in entries) else OTHER_KIND
+            variance = self._noise(known_kind=True)[0] * mean + (spread * mean) ** 2
+            found.append((count, Expected(mean, variance), hours[0]))
+        return found
 
     def distrust(self, hour: int) -> None:
         """An hour that was off says nothing about the hours after it; sums begin anew."""

@@ -43,6 +43,20 @@ def test_days_that_differ_are_not_surprising_and_an_empty_hour_is(level: int) ->
     assert np.median(empty) < (-6.8 if level > 50 else -1)
 
 
+def test_a_thin_stream_is_judged_by_some_hours_together() -> None:
+    rng, volume = np.random.default_rng(1), Volume()
+    for hour in range(FIRST, FIRST + 6 * 24):
+        volume.see(hour, float(rng.poisson(10)))
+        volume.learn()
+        assert all(e.log10_below(c) > -6 and e.log10_above(c) > -6 for c, e, _ in volume.together())
+    for hour in range(FIRST + 6 * 24, FIRST + 6 * 24 + 4):
+        alone = volume.see(hour, 0.0)
+    (count, expected, since), _ = volume.together()
+    assert (count, since) == (0.0, FIRST + 6 * 24)
+    assert alone is not None
+    assert expected.log10_below(0) < -7 < alone.log10_below(0)
+
+
 def test_a_gap_is_measured_against_the_arrivals_around_it() -> None:
     times = np.sort(np.random.default_rng(2).integers(0, HOUR_US, 400))
     assert gap_excess(times, 0, HOUR_US, 1.5, -7.0)[0] < 0.5
