@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.clock import DAY_US
-from monitoring.tiers.distribution.parts import Part
+from monitoring.tiers.distribution.parts import Part, lasts
 from monitoring.tiers.distribution.rows import F64, I64, Array, Rows
 
 TOP = 24  # values with a share of their own; the rest are summed
@@ -25,12 +25,13 @@ class CategoryCounter:
         top = values[np.argsort(-counts, kind="stable")[:TOP]]
         self.top = np.sort(top[np.isin(top, seen)])
         names = [f"value {value}" for value in self.top.tolist()]
-        self.parts = [Part(subject, "category", name, "share", family) for name in names]
+        hours = lasts(cluster_by)
+        self.parts = [Part(subject, "category", name, "share", family, False, hours) for name in names]
         self.parts += [
-            Part(subject, "category", "other values", "share", family),
-            Part(subject, "null", "nulls", "share", family),
-            Part(subject, "null", "nulls", "rare", family, True),
-            Part(subject, "new", "values never seen", "rare", family, True),
+            Part(subject, "category", "other values", "share", family, False, hours),
+            Part(subject, "null", "nulls", "share", family, False, hours),
+            Part(subject, "null", "nulls", "rare", family, True, hours),
+            Part(subject, "new", "values never seen", "rare", family, True, hours),
         ]
 
     def count(self, rows: Rows) -> F64:
@@ -42,9 +43,13 @@ class CategoryCounter:
         out = np.zeros((len(self.parts), 4))
         out[:, 1], out[:, 3] = rows.rows - nulls, groups.cluster if groups else 1.0
         place = _find(self.top, values)
-        shares = np.bincount(np.where(place < 0, len(self.top), place), counts, len(self.top) + 1)
+        place[place < 0] = len(self.top)
         at = len(self.top) + 1
-        out[:at, 0] = shares
+        if groups is None:
+            out[:at, 0] = np.bincount(place, counts, at)
+        else:
+            out[:at, 0] = voters = groups.voters(np.append(place, -1)[codes], at)
+            out[:at, 1], out[:at, 3] = voters.sum(), 1.0
         out[at : at + 2, 1] = rows.rows
         out[at, 0] = out[at + 1, 0] = nulls
         new = _find(self.known, values) < 0
@@ -72,9 +77,9 @@ class EntityCounter:
         self.began: int | None = None
         self.busy = np.inf
         self.parts = [
-            Part(subject, "novel", "rows of those first seen within a day", "share", family, True),
-            Part(subject, "novel", "those first seen within a day", "rare", family, True),
-            Part(subject, "heavy", "those busier than anybody before", "rare", family, True),
+            Part(subject, "novel", "rows of those first seen within a day", "share", family, True, lasts(column)),
+            Part(subject, "novel", "those first seen within a day", "rare", family, True, lasts(column)),
+            Part(subject, "heavy", "those busier than anybody before", "rare", family, True, lasts(column)),
             Part(subject, "null", "nulls", "rare", family, True),
         ]
 

@@ -84,7 +84,8 @@ class Census:
         names = list(dict.fromkeys(p.family for p in self.parts))
         self.family: I64 = np.array([names.index(p.family) for p in self.parts])
         self.up_only = np.array([p.up_only for p in self.parts])
-        self.lasting = np.array([p.lasting for p in self.parts])
+        self.lasts = np.array([p.lasts for p in self.parts])
+        self.by_owner = np.array([p.by_owner for p in self.parts])
         self.weight = self._weights()
 
     def _keys(self, hour: Rows, entities: Sequence[str]) -> list[str]:

@@ -70,24 +70,35 @@ def owned_damage(census: Census, rows: Rows, subject: str, kind: str, share: flo
         steady = float(np.mean(np.abs(np.log(ratio / middle)) < 0.05))
         if steady > 0.6 and abs(np.log(middle)) > np.log(3):
             return "tail-up", "unit-change", {**with_, "ratio": middle}
-        if _rounded(seen, right) or _rounded(right, seen):
+        if _rounded(seen, right):
             return "invariant-broken", "cast-or-rounding", {**with_, "ratio": middle}
         return "invariant-broken", "stale-features", {**with_, "ratio": middle}
     return "invariant-broken", "stale-features", with_
 
 
 def _rounded(seen: F64, right: F64) -> bool:
-    """Whether most of the wrong values are the right ones on a coarser grid: rounded, cut off, or in half precision."""
+    """Whether most values are the owner's other ones on a coarser grid, or the other way round: rounded, cut off, or halved.
+
+    Where half of the rows are damaged nobody knows which of the two is right.
+    """
     known = ~np.isnan(seen) & ~np.isnan(right)
     if not known.any():
         return False
-    seen, right = seen[known], right[known]
+    seen, right = seen[known].astype(np.float64), right[known].astype(np.float64)
     with np.errstate(over="ignore"):
-        coarser = [right.astype(np.float16).astype(np.float64)]
-    for digits in range(-1, 5):
-        scaled = right * 10.0**digits
-        coarser += [step(scaled) / 10.0**digits for step in (np.round, np.floor, np.ceil)]
-    return bool(max(np.mean(np.isclose(seen, each, rtol=1e-6, atol=1e-12)) for each in coarser) > 0.6)
+        fits = [_close(seen, _halved(right)) | _close(right, _halved(seen))]
+        for scale in 10.0 ** np.arange(-1, 5):
+            for step in (np.round, np.floor, np.ceil):
+                fits.append(_close(seen, step(right * scale) / scale) | _close(right, step(seen * scale) / scale))  # noqa: PERF401
+    return bool(max(fit.mean() for fit in fits) > 0.6)
+
+
+def _halved(values: F64) -> F64:
+    return values.astype(np.float16).astype(np.float64)
+
+
+def _close(left: F64, right: F64) -> Bool:
+    return np.isclose(left, right, rtol=1e-6, atol=1e-12)
 
 
 def _owner_median(values: F64, owner: npt.NDArray[np.int32], hit: Bool) -> F64:

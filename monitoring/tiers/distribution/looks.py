@@ -13,6 +13,7 @@ from monitoring.tiers.distribution.damage import owned_damage, tail_ratio
 from monitoring.tiers.distribution.parts import Part
 from monitoring.tiers.distribution.rows import F64, Bool, Rows
 
+FILLED = 0.5  # of the rows that got a value had none before: nulls are filled in
 RECENCY = ("since", "age_", "_age", "recency", "tenure", "last_")  # in names of columns that grow when features are stale
 
 
@@ -28,6 +29,7 @@ class Judged:
     z: F64
     t: F64
     k: F64
+    n: F64
     expected: F64
     left: F64
     beyond: Bool  # further out than any window of that length before, by a margin
@@ -68,10 +70,12 @@ def look(census: Census, rows: Rows, best: Worst, worst: list[Worst], rises: boo
         guess = "imputation-difference" if mixed or not rises else "null-spike"
         return ("nulls-up" if rises else "nulls-down"), guess, {"share": share}
     if kind == "zero" and rises:
-        mixed = any(w.part.kind == "null" and w.judged.left[w.index] < 0 for w in worst)
-        return "zeros-up", "imputation-difference" if mixed else "default-value-skew", {"share": share}
+        filled = null_change(census, best) < -FILLED * share
+        return "zeros-up", "imputation-difference" if filled else "default-value-skew", {"share": share}
     if kind in ("mode", "top") and rises:
-        return "mode-up", "constant-fallback" if prediction else "default-value-skew", {"share": share}
+        filled = null_change(census, best) < -FILLED * share
+        guess = "constant-fallback" if prediction else "imputation-difference" if filled else "default-value-skew"
+        return "mode-up", guess, {"share": share}
     if kind in ("distinct", "grid", "cast") and rises:
         return (
             "distinct-down",
@@ -89,12 +93,20 @@ def look(census: Census, rows: Rows, best: Worst, worst: list[Worst], rises: boo
     if kind in ("far-low", "far-high"):
         ratio = tail_ratio(census, rows, subject, kind)
         if ratio == 0.0:
-            filled = any(w.part.kind == "null" and w.judged.left[w.index] < 0 for w in worst)
+            filled = null_change(census, best) < -FILLED * share
             return "zeros-up", "imputation-difference" if filled else "default-value-skew", {"share": share}
         return "tail-up", "unit-change", {"share": share, "ratio": ratio}
     if kind == "category":
         return _category(best, worst, share)
     return _moved(census, best, worst, subject, share)
+
+
+def null_change(census: Census, best: Worst) -> float:
+    """By which share of rows the nulls of the same column rose (or fell) in the same window."""
+    for i, part in enumerate(census.parts):
+        if part.subject == best.part.subject and part.kind == "null" and part.form == "share":
+            return float(best.judged.left[i] / max(best.judged.n[i], 1))
+    return 0.0
 
 
 def share_of(census: Census, best: Worst) -> float:
@@ -104,7 +116,7 @@ def share_of(census: Census, best: Worst) -> float:
     rows = [j for j, p in enumerate(census.parts) if p.subject == best.part.subject and p.kind == twin and p.form == "share"]
     if best.part.form == "rare" and rows:
         i = rows[-1] if best.part.kind == "far-high" else rows[0]
-    return abs(float(judged.left[i])) / max(judged.rows, 1)
+    return abs(float(judged.left[i])) / max(float(judged.n[i]), 1.0)
 
 
 def _category(best: Worst, worst: list[Worst], share: float) -> tuple[str, str, dict[str, Any]]:
@@ -128,7 +140,7 @@ def _moved(census: Census, best: Worst, worst: list[Worst], subject: str, share:
     recency = any(word in subject for word in RECENCY)
     if means:
         one = max(means, key=lambda w: w.excess)
-        n = max(one.judged.rows, 1)
+        n = max(float(one.judged.n[one.index]), 1.0)
         shift = float(one.judged.left[one.index]) / n
         ratio = float(np.exp(np.clip(shift, -50, 50)))
         if abs(shift) >= np.log(5):
@@ -140,8 +152,8 @@ def _moved(census: Census, best: Worst, worst: list[Worst], subject: str, share:
 
 def _residual(census: Census, rows: Rows, best: Worst) -> tuple[str, str, dict[str, Any]]:
     """A constant correction moves logits by one number; swapped features and other models scatter them."""
-    judged, n = best.judged, max(best.judged.rows, 1)
-    last = len(census.parts)  # the mean and the spread are the last parts
+    judged, last = best.judged, len(census.parts)  # the mean and the spread are the last parts
+    n = max(float(judged.n[last - 1]), 1.0)
     offset, spread = float(judged.left[last - 2] / n), float(judged.left[last - 1] / n)
     share = float(np.abs(judged.left[census.model_at : last - 2]).sum() / 2 / n)
     evidence = {"offset": offset, "spread": spread, "share": share}

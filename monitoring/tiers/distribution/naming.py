@@ -10,7 +10,7 @@ import numpy as np
 from infra.clock import HOUR_US, day_name
 from monitoring.findings import Finding
 from monitoring.tiers.distribution.census import Census
-from monitoring.tiers.distribution.looks import Judged, Worst, look
+from monitoring.tiers.distribution.looks import Judged, Worst, look, null_change
 from monitoring.tiers.distribution.owners import name_of
 from monitoring.tiers.distribution.rows import BOTH, Rows
 from monitoring.window import Window
@@ -28,12 +28,12 @@ def findings(census: Census, rows: Rows, window: Window, judged: list[Judged]) -
         return []
     picked: dict[str, list[Worst]] = {}
     for one in judged:
-        moved = np.abs(one.left) / max(one.rows, 1)
+        moved = np.abs(one.left) / np.maximum(one.n, 1.0)
         for i in np.flatnonzero(one.log10_p <= one.notice).tolist():
             part = census.parts[i]
             if part.form == "share" and moved[i] < LEAST_SHARE:
                 continue
-            if part.lasting and one.k[i] < (LEAST_CHANGED if part.kind == "map" else LEAST_HITS):
+            if part.by_owner and one.k[i] < (LEAST_CHANGED if part.kind == "map" else LEAST_HITS):
                 continue
             if part.form == "rare" and one.left[i] < min(LEAST_RARE * one.rows, MOST_HITS):
                 continue
@@ -124,10 +124,4 @@ def _signs(worst: list[Worst], best: Worst) -> dict[str, float]:
 
 def _nulls(census: Census, best: Worst) -> dict[str, float]:
     """By which share of rows nulls rose, or fell, where zeros or one value rose: one may replace the other."""
-    if best.part.kind not in ("zero", "mode", "top"):
-        return {}
-    judged = best.judged
-    for i, part in enumerate(census.parts):
-        if part.subject == best.part.subject and part.kind == "null" and part.form == "share":
-            return {"nulls_change": float(judged.left[i]) / max(judged.rows, 1)}
-    return {}
+    return {"nulls_change": null_change(census, best)} if best.part.kind in ("zero", "mode", "top") else {}

@@ -5,7 +5,7 @@ Cuts are learned once, from the first days.  The prediction is such a column too
 
 import numpy as np
 
-from monitoring.tiers.distribution.parts import Part
+from monitoring.tiers.distribution.parts import Part, lasts
 from monitoring.tiers.distribution.rows import F64, Array, Bool, Groups, Rows
 
 QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -56,7 +56,8 @@ class NumberCounter:
         self.continuous = continuous
 
         def part(kind: str, label: str, form: str = "share", up_only: bool = False) -> Part:
-            return Part(subject, kind, label, form, family, up_only)  # type: ignore[arg-type]
+            hours = lasts(owner if kind in ("distinct", "top", "grid", "cast") else cluster_by)
+            return Part(subject, kind, label, form, family, up_only, hours)  # type: ignore[arg-type]
 
         names = [f"{edge:.4g}" for edge in self.edges.tolist()]
         spans = [f"{low} to {high}" for low, high in zip(["-inf", *names], [*names, "inf"], strict=True)]
@@ -97,7 +98,8 @@ class NumberCounter:
         counts[-1] -= nulls
         out = np.zeros((len(self.parts), 4))
         out[:, 1], out[:, 3] = known, deff
-        out[:bins, 0] = counts
+        out[:bins, 0] = voters = groups.voters(np.where(missing, -1, place), bins) if groups else counts
+        out[:bins, 1], out[:bins, 3] = voters.sum(), 1.0
         zero = values == 0
         zeros = float(np.count_nonzero(zero))
         at = bins

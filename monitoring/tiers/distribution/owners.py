@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from monitoring.tiers.distribution.categories import _find
-from monitoring.tiers.distribution.parts import Part
+from monitoring.tiers.distribution.parts import Part, lasts
 from monitoring.tiers.distribution.rows import BOTH, EVERYTHING, F64, Array, Bool, Groups, Rows, same
 
 AGREE = 0.9995  # of rows have their owner's first value: an invariant
@@ -76,9 +76,10 @@ class OwnedCounter:
         self.keys: Array | None = None
         self.values: Array = np.zeros(0)
         self.met = self.kept = 0  # owners met again with a known value, and those of them that kept it
+        who = name_of(owner)
         self.parts = [
-            Part(subject, "apart", f"differs from the same {name_of(owner)}'s other rows", "rare", family, True),
-            Part(subject, "map", f"differs from what the {name_of(owner)} always had", "rare", family, True),
+            Part(subject, "apart", f"differs from the same {who}'s other rows", "rare", family, True, lasts(request)),
+            Part(subject, "map", f"differs from what the {who} always had", "rare", family, True, lasts(owner)),
         ]
 
     def _plain(self, rows: Rows) -> Array:

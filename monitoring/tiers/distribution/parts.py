@@ -10,8 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from monitoring.tiers.distribution.rows import F64
-
 Form = Literal["share", "mean", "rare"]
 
 # Kinds of parts and the part of their column's budget that each kind has.  What a bug does sharply (nulls, zeros, a broken
@@ -21,6 +19,8 @@ BUDGET = {
     "mean": 1.5, "distinct": 1.0, "top": 1.0, "grid": 1.0, "cast": 1.0, "apart": 2.0, "map": 2.0, "clock": 3.0,
     "novel": 2.0, "heavy": 2.0, "residual-bin": 2.0, "residual-mean": 2.0, "residual-spread": 2.0,
 }  # fmt: skip
+
+USER_HOURS = 4.0  # a long evening; ads and campaigns go on for days
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,15 @@ class Part:
     family: str
     up_only: bool = False
 
+    # Hours in a row in which one owner alone may be a hit, again and again: an ad for as long as it runs.
+    lasts: float = 1.0
+
     @property
-    def lasting(self) -> bool:
-        """Whether one owner alone is a hit again hour after hour."""
+    def by_owner(self) -> bool:
+        """Whether hits are owners: few hits are then few things."""
         return self.form == "rare" or self.kind in ("distinct", "top", "grid", "cast")
 
 
-@dataclass(slots=True)
-class Tally:
-    """Sums [m] of a stretch: k hits of n rows; q as the part's form says; deff rows that move as one."""
-
-    k: F64
-    n: F64
-    q: F64
-    deff: F64
-
-    @classmethod
-    def of(cls, numbers: list[tuple[float, float, float, float]]) -> "Tally":
-        """From one (k, n, q, deff) a part."""
-        table = np.asarray(numbers, dtype=np.float64).reshape(-1, 4)
-        return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
+def lasts(owner: str) -> float:
+    """Hours that an owner of that key may go on."""
+    return {"": 1.0, "request": 1.0, "user": USER_HOURS, "f_user_id": USER_HOURS}.get(owner, np.inf)

@@ -15,7 +15,7 @@ import xgboost as xgb
 
 from infra.clock import DAY_US
 from monitoring.tiers.distribution.categories import _find
-from monitoring.tiers.distribution.parts import Part
+from monitoring.tiers.distribution.parts import USER_HOURS, Part
 from monitoring.tiers.distribution.rows import F64, Array, Rows
 from monitoring.window import LogColumns
 
@@ -134,7 +134,8 @@ def _person(rows: Rows) -> str:
 def parts() -> list[Part]:
     """The residual's parts, in the order of `count`."""
     bins = [
-        Part("prediction", "residual-bin", f"residual bin {i}", "rare", "prediction", True) for i in range(len(QUANTILES) + 1)
+        Part("prediction", "residual-bin", f"residual bin {i}", "rare", "prediction", True, USER_HOURS)
+        for i in range(len(QUANTILES) + 1)
     ]
     return [
         *bins,

@@ -40,6 +40,18 @@ class Groups:
         """Each owner's first value [u]."""
         return values[self.order[self.starts]]
 
+    def voters(self, place: I64, places: int) -> F64:
+        """How many owners have a row in each of so many places [places]; rows at -1 have none.
+
+        A busy owner weighs no more than any other, so that shares of owners are steadier than shares of rows.
+        """
+        there = place >= 0
+        pairs = self.owner[there].astype(np.int64) * places + place[there]
+        if len(self.sizes) * places <= 20 * len(place) + 1000:
+            seen = np.bincount(pairs, minlength=len(self.sizes) * places) > 0
+            return seen.reshape(-1, places).sum(axis=0).astype(np.float64)
+        return np.bincount(np.unique(pairs) % places, minlength=places).astype(np.float64)
+
     def independent(self, rows: I64) -> float:
         """How many owners' worth of rows these row numbers are: (sum k)^2 / sum k^2."""
         counts = np.unique(self.owner[rows], return_counts=True)[1].astype(np.float64)

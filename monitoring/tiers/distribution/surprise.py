@@ -24,10 +24,20 @@ class Spread:
     """Variance factors of windows of one length: [BLOCKS, m], their degrees of freedom [m], the largest |z| seen [m]."""
 
     def __init__(
-        self, hours: int, start: I64, left: F64, variance: F64, rate: F64, owners: F64, deff: F64, forms: Forms, family: I64
+        self,
+        hours: int,
+        start: I64,
+        left: F64,
+        variance: F64,
+        rate: F64,
+        owners: F64,
+        deff: F64,
+        lasts: F64,
+        forms: Forms,
+        family: I64,
     ) -> None:
         """From hourly residuals and variances [t, m]; `rate` [m] the usual rates, `owners` [m] how many owners' hours made
-        them, `deff` [m] rows that move together, `family` [m] numbers families.
+        them, `deff` [m] rows that move together, `lasts` [m] hours that an owner goes on, `family` [m] numbers families.
         """
         # Never below the variance of independent rows, nor, before two weeks of days say so, below that of dependent ones.
         self.floor = np.maximum(deff, 1.0) ** -min(len(start) / 24.0 / WHOLE_TRUST_DAYS, 1.0)
@@ -49,7 +59,7 @@ class Spread:
         rows = typical / inner  # rows over deff, and of means times the variance of one
         prior = 1.0 + np.where(forms.mean, PRIOR_MEAN**2, PRIOR_LOGIT**2 * inner) * rows * hours
         # An owner that is new may carry a share all through a window, hour after hour.
-        prior = np.where(forms.rare, 1.5, np.where(forms.mean, prior, np.maximum(prior, hours)))
+        prior = np.where(forms.rare, 1.2, np.where(forms.mean, prior, np.maximum(prior, np.minimum(hours, lasts))))
         block = (start // 3_600_000_000 % 24) * BLOCKS // 24
         everything, counted = z2.sum(axis=0), usable.sum(axis=0)
         for b in range(BLOCKS):

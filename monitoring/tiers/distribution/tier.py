@@ -52,6 +52,7 @@ class Recent:
     left: F64
     variance: F64
     k: F64
+    n: F64
     expected: F64
     rows: int
     explained: int = 0  # the shortest window that paged with it: longer ones leave it out; 0 none
@@ -144,7 +145,7 @@ class DistributionTier:
                 day = start // DAY_US
                 rates, spread_of_values = forecast(state.past, forms, day)
             left, variance = residuals(one, forms, rates, spread_of_values)
-            now.append(Recent(start, left[0], variance[0], one.k[0], one.k[0] - left[0], part.rows))
+            now.append(Recent(start, left[0], variance[0], one.k[0], one.n[0], one.k[0] - left[0], part.rows))
         scales = list(SCALES) if len(pieces) == 1 else [len(pieces)]
         usable = 1.0 - census.mute
         judged = []
@@ -206,8 +207,10 @@ class DistributionTier:
         weight = state.census.weight
         page = np.log10(PAGES_A_DAY * SHARE[self.name] * share * weight)
         notice = np.log10(NOTICES_A_DAY * SHARE[self.name] * share * weight)
-        return Judged(hours, stretch[0].start_us, np.minimum(p, 0.0), page, notice, z, t, k, expected, left, beyond,
-                      sum(r.rows for r in stretch))  # fmt: skip
+        n = np.sum([r.n for r in stretch], axis=0)
+        rows = sum(r.rows for r in stretch)
+        p = np.minimum(p, 0.0)
+        return Judged(hours, stretch[0].start_us, p, page, notice, z, t, k, n, expected, left, beyond, rows)
 
     def _slow(self, state: State, t: F64, recent: F64, before: F64, usable: F64) -> Judged:
         """Weeks against weeks."""
@@ -219,7 +222,7 @@ class DistributionTier:
         page = EXTREME * notice
         span = 24 * (RECENT + BEFORE)
         began = state.forecast_day * DAY_US - span * HOUR_US
-        return Judged(span, began, p, page, notice, t, t, recent, before, recent - before, always, 1, True)
+        return Judged(span, began, p, page, notice, t, t, recent, np.ones(len(t)), before, recent - before, always, 1, True)
 
     def _spread_of(self, state: State, hours: int) -> Spread:
         """The spread of windows of any length: that of the next longer scale that is known."""
