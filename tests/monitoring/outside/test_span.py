@@ -2,7 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.clock import DAY_US, HOUR_US
@@ -50,6 +50,7 @@ def test_rows_with_a_wrong_clock_do_not_stretch_it() -> None:
     assert np.count_nonzero(~span.inside(wrong)) == 53
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3 * DAY_US - 1), min_size=1, max_size=60))
 def test_hours_cut_without_losing_or_doubling_a_row(at: list[int]) -> None:
     time = np.sort(np.array([MONDAY, MONDAY + 3 * DAY_US - 1, *(MONDAY + a for a in at)]))

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.outside import values
@@ -46,6 +46,7 @@ def test_times_that_cannot_be_read_are_null_and_counted() -> None:
         values.times(column([1, 2]))
 
 
+@settings(deadline=None)
 @given(st.integers(1_010_000_000, 7_000_000_000), st.sampled_from([1, 1000, 10**6]))  # the years 2002 to 2191
 def test_epoch_numbers_mean_the_same_in_every_unit(whole: int, scale: int) -> None:
     assert values.times(column(whole * scale)).values.to_pylist() == [whole * 10**6]
