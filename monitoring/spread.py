@@ -12,11 +12,12 @@ from scipy import optimize, special, stats
 
 F64 = npt.NDArray[np.float64]
 
-# Heavy tails by construction: however alike a family's columns look, no t distribution with more freedom than this is used.
+# Heavy tails by construction: however alike a family's columns look, no t distribution with more freedom than this is used
+# (or than the caller's own limit).
 MOST_FREEDOM = 20.0
 
 
-def shrink(factor: F64, freedom: float) -> tuple[F64, float]:
+def shrink(factor: F64, freedom: float, most: float = MOST_FREEDOM) -> tuple[F64, float]:
     """Variance factors [m], each measured with `freedom` degrees, shrunk towards their common value.
 
     Returns (factors [m], degrees of freedom of the shrunk factors).  Smyth's moment estimates on log factors; with few
@@ -29,11 +30,11 @@ def shrink(factor: F64, freedom: float) -> tuple[F64, float]:
     logs = np.log(moving) - special.digamma(freedom / 2) + np.log(freedom / 2)
     surplus = float(np.var(logs, ddof=1)) - float(special.polygamma(1, freedom / 2))
     if surplus <= 1e-6:
-        return np.full_like(factor, float(np.mean(moving))), max(MOST_FREEDOM, freedom)
+        return np.full_like(factor, float(np.mean(moving))), max(most, freedom)
     borrowed = 2 * float(optimize.brentq(lambda d: special.polygamma(1, d) - surplus, 1e-6, 1e8))
     prior = float(np.exp(np.mean(logs) + special.digamma(borrowed / 2) - np.log(borrowed / 2)))
     mixed = (borrowed * prior + freedom * factor) / (borrowed + freedom)
-    return mixed, max(min(borrowed + freedom, MOST_FREEDOM), freedom)
+    return mixed, max(min(borrowed + freedom, most), freedom)
 
 
 def two_sided_log10_p(t: F64, freedom: float) -> F64:

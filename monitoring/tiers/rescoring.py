@@ -41,6 +41,8 @@ TWO_COLUMNS = 0.42
 UNCHANGED = 0.02
 NEARLY_ALL = 0.75  # of rows are wrong: below, those unchanged may simply not have been hit
 UNRELATED = 0.65
+# A fallback may give a constant to each slot of a page; a grid as coarse would still follow what the model said.
+FEW_VALUES, FAR_OFF = 6, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,15 @@ def explain(rows: Rescored) -> tuple[Pattern, str]:
     one = float(counts.max() / len(logged))
     if len(logged) >= 3 and one >= HOLDS and len(np.unique(again)) > 1:
         return Pattern("rescore-constant", "constant-fallback", one, {"value": float(values[np.argmax(counts)])}), "prediction"
+    few = float(np.sort(counts)[-FEW_VALUES:].sum() / len(logged))
+    if (
+        len(logged) >= 3 * FEW_VALUES
+        and few >= HOLDS
+        and len(np.unique(again)) > FEW_VALUES
+        and np.median(np.abs(gap)) > FAR_OFF
+    ):
+        evidence = {"values": int(min(len(values), FEW_VALUES)), "value": float(values[np.argmax(counts)])}
+        return Pattern("rescore-constant", "constant-fallback", few, evidence), "prediction"
     middle = float(np.median(gap))
     share = float((np.abs(gap - middle) <= OFFSET * max(1.0, abs(middle))).mean())
     if share >= HOLDS and len(logged) >= 3 and abs(middle) > 2 * OFFSET:

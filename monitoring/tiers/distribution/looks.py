@@ -13,6 +13,7 @@ from monitoring.tiers.distribution.damage import owned_damage, tail_ratio
 from monitoring.tiers.distribution.parts import Part
 from monitoring.tiers.distribution.rows import F64, Bool, Rows
 
+SHIFTED = 4.0  # times their scatter by which residuals lie off, all on one side: a shift
 FILLED = 0.5  # of the rows that got a value had none before: nulls are filled in
 RECENCY = ("since", "age_", "_age", "recency", "tenure", "last_")  # in names of columns that grow when features are stale
 
@@ -166,7 +167,7 @@ def _residual(census: Census, rows: Rows, best: Worst) -> tuple[str, str, dict[s
         middle = float(np.median(far))
         scatter = float(np.median(np.abs(far - middle)))
         evidence |= {"moved_offset": middle, "moved_scatter": scatter}
-        if abs(middle) > 8 * scatter:
+        if abs(middle) > SHIFTED * scatter:
             return "residual-moved", "uncorrected-downsampling", evidence
         return "residual-moved", "feature-order" if spread >= 0.3 else "wrong-model-version", evidence
     tight = abs(offset) > 0 and spread < 0.3

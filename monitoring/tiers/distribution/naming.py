@@ -15,9 +15,11 @@ from monitoring.tiers.distribution.owners import name_of
 from monitoring.tiers.distribution.rows import BOTH, Rows
 from monitoring.window import Window
 
-# A share must move by this much to be worth a word, and a mean by this many standard deviations of single values: a log of
-# millions of rows shows differences that no one would act on.
+# A share must move by this much to be worth a word: a log of millions of rows shows differences that no one would act on.
 LEAST_SHARE, LEAST_RARE = 0.002, 0.0004
+# So must the logit of the prediction against what was learned of it, on average or in the logarithm of its size: what was
+# learned grows old, by up to 0.043 and 0.17 on 34 clean days of two worlds.
+LEAST_RESIDUAL = {"residual-mean": 0.08, "residual-spread": 0.3}
 MOST_HITS = 10.0  # hits of what hardly ever happens that are worth a word in a log of any size
 LEAST_HITS, LEAST_CHANGED = 4.0, 2.0  # owners: fewer is one page view; one owner may have changed an attribute
 
@@ -32,6 +34,8 @@ def findings(census: Census, rows: Rows, window: Window, judged: list[Judged]) -
         for i in np.flatnonzero(one.log10_p <= one.notice).tolist():
             part = census.parts[i]
             if part.form == "share" and moved[i] < LEAST_SHARE:
+                continue
+            if moved[i] < LEAST_RESIDUAL.get(part.kind, 0.0):
                 continue
             if part.by_owner and one.k[i] < (LEAST_CHANGED if part.kind == "map" else LEAST_HITS):
                 continue
@@ -48,11 +52,19 @@ def findings(census: Census, rows: Rows, window: Window, judged: list[Judged]) -
 SHARP = ("clock", "null", "zero", "new", "far-low", "far-high", "mode", "top", "map", "apart", "grid", "cast", "distinct")
 
 
+MANY = 8.0  # times the commonest of the values that repeat: more than the constants of a page
+
+
 def _rounds(worst: list[Worst]) -> bool:
-    """Whether many values fell on a grid, rather than one constant taking their place."""
+    """Whether many values fell on a grid, rather than one constant taking their place; another unit's values also lie on
+    grids (coarser ones in single precision), but leave the range."""
+    if any(w.part.kind in ("far-low", "far-high") and w.page for w in worst):
+        return False
     up = {kind: max((w.judged.left[w.index] for w in worst if w.part.kind == kind and w.page), default=0.0)
           for kind in ("grid", "cast", "distinct", "top")}  # fmt: skip
-    return max(up["grid"], up["cast"], up["distinct"]) > 1.5 * max(up["top"], 1.0)
+    on_grid, one = max(up["grid"], up["cast"]), max(up["top"], 1.0)
+    # A page's few constants repeat as well, and one of them may be a round number.
+    return on_grid > max(1.5 * one, 0.5 * up["distinct"]) or up["distinct"] > MANY * one
 
 
 def _blame(census: Census, subject: str, worst: list[Worst], picked: dict[str, list[Worst]]) -> str:

@@ -112,7 +112,8 @@ class NumberCounter:
             out[at + 5, 0] = _rare(place == 0, counts[0], groups)
             out[at + 6, 0] = _rare((place == bins - 1) & ~missing, counts[-1], groups)
         logs = (values if self.subject == "prediction" else signed_log(values))[~missing].astype(np.float64)
-        out[at + 7, 0], out[at + 7, 2] = logs.sum(), np.square(logs).sum()
+        means = groups.means(logs, ~missing) if groups else logs
+        out[at + 7] = means.sum(), len(means), np.square(means).sum(), 1.0
         own = self._distinct_values(rows)
         out[at + 8 :, 1], out[at + 8 :, 3] = len(own), 1.0
         if len(own):

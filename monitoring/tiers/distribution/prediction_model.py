@@ -1,8 +1,9 @@
 """The prediction, learned from the logged features: a log is watched without the model that wrote it.
 
 Small boosted trees learn logit(p) on the reference.  Whatever makes p disagree with the features (their order swapped, another
-version, a constant, a wrong correction) moves the residual, without labels and without replay.  Two halves of the days are
-learned apart, so that the reference's residuals are out of sample.
+version, a constant, a wrong correction) moves the residual, without labels and without replay.  The earlier and the later half
+of the days are learned apart: the reference's residuals are then out of sample and some days away from what they were learned
+on, as those of the days to come will be (with alternate days they were too good, and clean days stood out).
 """
 
 from collections.abc import Sequence
@@ -57,11 +58,12 @@ class PredictionModel:
         matrix = np.concatenate([self.matrix(rows) for rows in tables])
         target = np.concatenate([logit(rows.number("p")) for rows in tables])
         day = np.concatenate([rows.table["time"].to_numpy() for rows in tables]) // DAY_US
-        fold = np.unique(day, return_inverse=True)[1] % 2
-        self.boosters = [_fit(matrix[fold == k], target[fold == k]) for k in (0, 1)]
+        fold = (day > np.median(np.unique(day))).astype(int)
+        boosters = [_fit(matrix[fold == k], target[fold == k]) for k in (0, 1)]
         out = np.empty(len(target))
         for k in (0, 1):
-            out[fold == k] = target[fold == k] - self.boosters[1 - k].inplace_predict(matrix[fold == k])
+            out[fold == k] = target[fold == k] - boosters[1 - k].inplace_predict(matrix[fold == k])
+        self.booster = boosters[1]  # one alone, as in the reference: two together would be better than it
         self.edges = np.unique(np.quantile(out, QUANTILES))
         self.limit = 20 * float(np.quantile(np.abs(out), 0.99)) + 1e-6
         self.explained = 1.0 - float(out.var()) / max(float(target.var()), 1e-12)
@@ -88,9 +90,7 @@ class PredictionModel:
 
     def residual(self, rows: Rows) -> F64:
         """logit(p) less what the features lead to expect [n]."""
-        matrix = self.matrix(rows)
-        said = sum(booster.inplace_predict(matrix) for booster in self.boosters) / len(self.boosters)
-        return np.asarray(logit(rows.number("p")) - said)
+        return np.asarray(logit(rows.number("p")) - self.booster.inplace_predict(self.matrix(rows)))
 
     def count(self, rows: Rows) -> F64:
         """(k, n, q, deff) [parts, 4]."""
@@ -98,20 +98,23 @@ class PredictionModel:
         return self._sums(self.residual(rows), rows)
 
     def _sums(self, residual: F64, rows: Rows) -> F64:
+        """Sums over people: how many people's worth of rows lie in each bin, and people's means."""
         person = _person(rows)
-        owner = rows.groups(person).owner if person else np.arange(rows.rows)
-        deff = rows.groups(person).cluster if person else 1.0
+        bins = len(self.edges) + 1
         place = np.searchsorted(self.edges, residual, side="right")
-        size = len(self.edges) + 1
-        each = np.bincount(owner * size + place, minlength=size * (int(owner.max(initial=-1)) + 1)).reshape(-1, size)
-        # How many people's worth of rows lie in a bin: one odd user is one hit.
-        bins = np.square(each.sum(axis=0)) / np.maximum(np.square(each).sum(axis=0), 1)
         clipped = np.clip(residual, -self.limit, self.limit)
         logs = np.log(np.abs(clipped) + 1e-3 * self.limit)
-        n = float(len(residual))
+        if person:
+            groups = rows.groups(person)
+            each = np.bincount(groups.owner * bins + place, minlength=bins * len(groups.sizes)).reshape(-1, bins)
+            # Kish: one odd user is one hit, however busy.
+            hits = np.square(each.sum(axis=0)) / np.maximum(np.square(each).sum(axis=0), 1)
+            clipped, logs = groups.means(clipped), groups.means(logs)
+        else:
+            hits = np.bincount(place, minlength=bins)
         out = np.zeros((len(QUANTILES) + 3, 4))  # edges may coincide: the parts are always as many
-        out[:, 1], out[:, 3], out[-2:, 3] = n, 1.0, deff
-        out[: len(bins), 0] = bins
+        out[:, 1], out[:, 3], out[-2:, 1] = len(residual), 1.0, len(clipped)
+        out[:bins, 0] = hits
         out[-2:, 0] = clipped.sum(), logs.sum()
         out[-2:, 2] = np.square(clipped).sum(), np.square(logs).sum()
         return out

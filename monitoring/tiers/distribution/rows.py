@@ -52,6 +52,13 @@ class Groups:
             return seen.reshape(-1, places).sum(axis=0).astype(np.float64)
         return np.bincount(np.unique(pairs) % places, minlength=places).astype(np.float64)
 
+    def means(self, values: F64, chosen: Bool | None = None) -> F64:
+        """Each owner's mean of values [owners]; of `chosen` rows only where given; owners without one are left out."""
+        owner = self.owner if chosen is None else self.owner[chosen]
+        total = np.bincount(owner, values, len(self.sizes))
+        count = np.bincount(owner, minlength=len(self.sizes))
+        return total[count > 0] / count[count > 0]
+
     def independent(self, rows: I64) -> float:
         """How many owners' worth of rows these row numbers are: (sum k)^2 / sum k^2."""
         counts = np.unique(self.owner[rows], return_counts=True)[1].astype(np.float64)

@@ -26,11 +26,15 @@ from monitoring.window import LogColumns, Window
 # Hours of a window -> (part of the budget, windows of that length judged a day).
 SCALES: Mapping[int, tuple[float, int]] = {1: (0.35, 24), 2: (0.2, 24), 8: (0.15, 24), 24: (0.2, 24), 168: (0.05, 1)}
 SLOW_SHARE = 0.05  # of the budget, for weeks against weeks, once a day
-EXTREME = 2.0  # times the limit on log p at which a slow drift pages
+# Times the limit on log p at which a slow drift is a notice, and pages: businesses grow; only an extreme drift is news.
+SLOW_NOTICE, SLOW_PAGE = 1.5, 2.0
+# Ages and counters wander through the bins of a column for ever; a drift that matters moves a mean or the mix.
+SLOW_KINDS = ("mean", "category", "null", "zero", "novel")
 LEAST_DAYS = 2  # of reference
 HELD_ROWS = 300_000  # of the first days, held until cuts are learned
 SAMPLE_ROWS = 400  # an hour, kept to learn the prediction from
 LEARN_PREDICTION = (3, 7, 14)  # days of reference at which it is learned, better each time
+RELEARN_DAYS = 7  # and from then on every week, from the last LEARN_PREDICTION[-1] days: campaigns come and go
 CLUMPED = 1.2  # variance of rare counts over Poisson's, at least
 BEYOND = 1.5  # a page must be this much further out than any window of its length before it
 
@@ -89,7 +93,7 @@ class DistributionTier:
         self._unable: dict[str, str] = {}
         self._ran: tuple[str, ...] = ()
         self._last: int | None = None  # start of the hour learned last
-        self._learned_at = 0  # days of reference when the prediction was learned
+        self._learned_at = self._learned_day = 0  # days of reference when the prediction was learned, and the day it was
 
     def unable(self) -> Mapping[str, str]:
         """See `Tier`."""
@@ -214,12 +218,11 @@ class DistributionTier:
 
     def _slow(self, state: State, t: F64, recent: F64, before: F64, usable: F64) -> Judged:
         """Weeks against weeks."""
-        p = np.minimum(log10_t(t, np.full(len(t), FREEDOM)) + np.log10(2.0), 0.0) * usable
-        limit = np.log10(SHARE[self.name] * SLOW_SHARE * state.census.weight)
+        watched = np.array([part.kind in SLOW_KINDS for part in state.census.parts])
+        p = np.minimum(log10_t(t, np.full(len(t), FREEDOM)) + np.log10(2.0), 0.0) * usable * watched
+        limit = np.log10(PAGES_A_DAY * SHARE[self.name] * SLOW_SHARE * state.census.weight)
         always = np.ones(len(t), dtype=bool)
-        # Businesses grow: a drift that would page by its odds alone is a notice, and pages when it is extreme.
-        notice = limit + np.log10(PAGES_A_DAY)
-        page = EXTREME * notice
+        notice, page = SLOW_NOTICE * limit, SLOW_PAGE * limit
         span = 24 * (RECENT + BEFORE)
         began = state.forecast_day * DAY_US - span * HOUR_US
         return Judged(span, began, p, page, notice, t, t, recent, np.ones(len(t)), before, recent - before, always, 1, True)
@@ -242,8 +245,9 @@ class DistributionTier:
         if self._last is not None and start <= self._last:
             return  # an hour that was learned already, seen again within a longer window
         self._last = start
-        if self._learned_at < LEARN_PREDICTION[-1]:
-            self._sample.append((start, Rows(some_people(rows, SAMPLE_ROWS).table)))
+        oldest = start - LEARN_PREDICTION[-1] * DAY_US
+        self._sample = [(at, kept) for at, kept in self._sample if at > oldest]
+        self._sample.append((start, Rows(some_people(rows, SAMPLE_ROWS).table)))
         state = self._state
         if state is None:
             self._held.append((start, rows))
@@ -286,7 +290,7 @@ class DistributionTier:
         keep = state.past.start >= (day - KEEP_DAYS) * DAY_US
         state.past, state.left, state.variance = state.past.part(keep), state.left[keep], state.variance[keep]
         days = len(np.unique(state.past.start // DAY_US))
-        self._learn_late(state, days)
+        self._learn_late(state, days, day)
         state.rates, state.spread = forecast(state.past, census.forms, day)
         usual = np.clip(state.past.k.sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 0, 1)
         deff = np.maximum((state.past.deff * state.past.n).sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 1.0)
@@ -303,15 +307,15 @@ class DistributionTier:
         state.creep = creep(state.past, census.forms, census.family, day)
         state.forecast_day = day
 
-    def _learn_late(self, state: State, days: int) -> None:
+    def _learn_late(self, state: State, days: int, day: int) -> None:
         """What needs more days than the cuts: clocks (a weekend must have been seen), and the prediction given the features."""
         due = [d for d in LEARN_PREDICTION if self._learned_at < d <= days]
-        if not due:
+        if not due and day < self._learned_day + RELEARN_DAYS:
             return
         sample = Rows(pa.concat_tables([r.table for _, r in self._sample], promote_options="permissive"))
         if sample.rows < LEAST_ROWS:
             return
-        self._learned_at = due[-1]
+        self._learned_at, self._learned_day = max(due, default=self._learned_at), day
         state.census.find_clocks(sample)
         if "p" not in sample.names or not any(f"f_{name}" in sample.names for name in self.columns.names):
             return
@@ -327,8 +331,9 @@ class DistributionTier:
         forms = state.census.forms
         few = Forms(forms.mean[at], forms.rare[at], forms.column[at])
         state.left[:, at], state.variance[:, at] = backcast(state.past.part(slice(None), at), few)
-        if self._learned_at >= LEARN_PREDICTION[-1]:
-            self._sample = []
+        for hour in self._recent:  # what another model left says nothing beside this one's
+            for numbers in (hour.left, hour.variance, hour.k, hour.n, hour.expected):
+                numbers[at] = 0.0
 
 
 def _hours(window: Window, rows: Rows) -> list[tuple[int, Rows]]:
