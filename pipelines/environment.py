@@ -1,6 +1,7 @@
 """Settings for other people's software, made once before it is imported: no telemetry, no writes outside our home.
 
-Called by the command line at start; the only place that writes environment variables.
+Called by the command line at start and by whoever starts a process; the only place that reads or writes the environment
+by itself.
 """
 
 import logging
@@ -38,3 +39,8 @@ def prepare(chosen: Settings) -> None:
         os.environ.setdefault(name, value)
     for noisy in ("alembic", "httpx", "feast"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def bare() -> dict[str, str]:
+    """What a process needs that must know nothing of ours: where programs are, and the language."""
+    return {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}

@@ -23,6 +23,7 @@ from monitoring.findings import Finding
 from monitoring.incidents import Incident
 from monitoring.monitor import Monitor, Seen
 from monitoring.window import LogColumns, Window
+from pipelines.environment import bare
 
 _HEAD = struct.Struct("<I")
 _TABLES = ("log", "clicks", "offline", "rescored", "day_old", "books", "refused")
@@ -45,13 +46,12 @@ class Watcher:
 
     def __init__(self, columns: LogColumns) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="watcher-")
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pipelines.watcher"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=self._folder.name,
-            env={**kept, "HOME": self._folder.name, "OMP_NUM_THREADS": "1", "PYTHONPATH": _room()},
+            env={**bare(), "HOME": self._folder.name, "OMP_NUM_THREADS": "1", "PYTHONPATH": _room()},
         )
         self._ask("columns", asdict(columns))
 

@@ -14,7 +14,7 @@ from math import inf, lgamma, log, log10
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, gammaln, logsumexp
+from scipy.special import betaln, gammaln
 
 from infra.clock import DAY_US
 
@@ -44,7 +44,7 @@ def log10_tail(x: int, n: int, a: float, b: float) -> float:
         return 0.0
     k = np.arange(x, n + 1, dtype=np.float64)
     terms = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + betaln(k + a, n - k + b) - betaln(a, b)
-    return min(0.0, float(logsumexp(terms)) / log(10))
+    return min(0.0, float(np.logaddexp.reduce(terms)) / log(10))
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ class Rate:
         self._ratio = log_pmf(*self._so_far, means * shape, (1 - means) * shape) - log_pmf(*self._so_far, a0, b0)
         if self._sum is None:
             self._sum = np.full(len(means), -inf)
-        total = float(logsumexp(np.logaddexp(0.0, self._sum) + self._ratio)) - log(len(means))
+        total = float(np.logaddexp.reduce(np.logaddexp(0.0, self._sum) + self._ratio)) - log(len(means))
         by_days = total / log(10) / -log10(limit_days)
         a, b = self.null()
         by_hour = 0.0

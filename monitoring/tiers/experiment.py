@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 from infra.clock import DAY_US
 from monitoring.findings import Finding
@@ -63,7 +63,7 @@ class FirstSeen:
             if self._ratio is not None:
                 self._sum = np.logaddexp(0.0, self._sum) + self._ratio
             self.day, self._ratio, self.counts = day, None, None
-        if float(logsumexp(self._sum)) < 0 and self.counts is None:
+        if float(np.logaddexp.reduce(self._sum)) < 0 and self.counts is None:
             self.onset_us = start_us
         self.counts = _longer(self.counts, len(new)) + new
         self._last = new
@@ -75,7 +75,7 @@ class FirstSeen:
             null = float(np.sum(self.counts * np.log(np.clip(plan, 1e-12, 1))))
         shifted = np.array([_dirichlet(self.counts, np.clip(shares, 1e-6, 1) * precision) for precision in PRECISION])
         self._ratio = shifted - null
-        total = float(logsumexp(np.logaddexp(0.0, self._sum) + self._ratio)) - log(len(PRECISION))
+        total = float(np.logaddexp.reduce(np.logaddexp(0.0, self._sum) + self._ratio)) - log(len(PRECISION))
         return total / log(10)
 
     def learn(self) -> None:

@@ -11,7 +11,7 @@ from math import log, log10
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, logsumexp
+from scipy.special import betaln
 
 from infra.clock import DAY_US, HOUR_US
 
@@ -39,14 +39,14 @@ class Expected:
     def log10_below(self, count: float) -> float:
         """log10 P(X <= count)."""
         k = np.arange(0, int(count) + 1, dtype=np.float64)
-        return min(0.0, float(logsumexp(self._log_pmf(k))) / log(10))
+        return min(0.0, float(np.logaddexp.reduce(self._log_pmf(k))) / log(10))
 
     def log10_above(self, count: float) -> float:
         """log10 P(X >= count)."""
         far = max(count * 2, self.mean + 60 * self.variance**0.5) + 10
         k = np.unique(np.linspace(count, far, 4000).astype(np.int64)).astype(np.float64)
         widths = np.diff(np.append(k, far + 1))
-        return min(0.0, float(logsumexp(self._log_pmf(k) + np.log(widths))) / log(10))
+        return min(0.0, float(np.logaddexp.reduce(self._log_pmf(k) + np.log(widths))) / log(10))
 
     def _log_pmf(self, k: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         shape = self.mean**2 / max(self.variance - self.mean, 1e-3 * self.mean + 1e-9)

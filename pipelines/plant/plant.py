@@ -6,14 +6,11 @@ Called by drills, the gauntlet and the control room.  The only way in for them; 
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from infra.clock import DAY_US, HOUR_US, day_name
+from infra.clock import DAY_US, HOUR_US
 from infra.home import Home
 from infra.settings import Settings
 from models.artefact import Artefact, load
@@ -141,27 +138,6 @@ class Plant:
     def clicks_between(self, start_us: int, end_us: int) -> int:
         """Clicks that arrive in [start_us, end_us) and find their prediction, when nothing is broken."""
         return sum(int(day.click_hours[hour + 1] - day.click_hours[hour]) for day, hour in hours(self.days, start_us, end_us))
-
-    def truth(self, start_us: int, end_us: int) -> pa.Table:
-        """What only the world knows, by hour: hour_us, impressions, sum_p_true, sum_p, clicks (of that hour's impressions, as
-        far as they have arrived).  For the gauntlet's oracle; no monitor sees it."""
-        rows: list[dict[str, Any]] = []
-        for day_us in range(start_us - start_us % DAY_US, end_us, DAY_US):
-            day = self.days.day(day_us)
-            known = pq.ParquetFile(self.home.truth / f"day={day_name(day_us)}.parquet").read()
-            at = np.argsort(known["impression_id"].to_numpy())
-            ids = day.log["id"].to_numpy()
-            p_true = known["p_true"].to_numpy()[at][np.searchsorted(known["impression_id"].to_numpy()[at], ids)]
-            clicked = self.days.clicked(day_us, ids)
-            p = day.log["p"].to_numpy()
-            for hour in range(24):
-                hour_us = day_us + hour * HOUR_US
-                if start_us <= hour_us < end_us:
-                    part = slice(day.hours[hour], day.hours[hour + 1])
-                    sums = {"sum_p_true": float(p_true[part].sum()), "sum_p": float(p[part].sum())}
-                    n = int(part.stop - part.start)
-                    rows.append({"hour_us": hour_us, "impressions": n, **sums, "clicks": int(clicked[part].sum())})
-        return pa.Table.from_pylist(rows)
 
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:

@@ -140,10 +140,15 @@ class OwnedCounter:
         self.met += int(again.sum())
         self.kept += int((self.values[place[again]] == first[again]).sum())
         if not again.all():
-            every = np.concatenate([self.keys, names[~again]])
-            values = np.concatenate([self.values, first[~again]])
-            order = np.argsort(every, kind="stable")
-            self.keys, self.values = every[order], values[order]
+            self.keys, self.values = _merged(self.keys, self.values, names[~again], first[~again])
+
+
+def _merged(keys: Array, values: Array, more: Array, theirs: Array) -> tuple[Array, Array]:
+    """Sorted keys and their values with more of both in their places; no key is in both."""
+    order = np.argsort(more, kind="stable")
+    at = np.searchsorted(keys, more[order])
+    wide = keys.astype(np.result_type(keys, more)), values.astype(np.result_type(values, theirs))  # of texts, the longest
+    return np.insert(wide[0], at, more[order]), np.insert(wide[1], at, theirs[order])
 
 
 def _null(values: Array) -> Bool:

@@ -152,14 +152,6 @@ def test_a_plant_is_found_again_in_its_folder(plant: Plant, tmp_path: Path) -> N
         Plant.open(tmp_path)
 
 
-def test_truth_counts_and_knows_the_worlds_probabilities(plant: Plant, day: list[Window]) -> None:
-    rows = plant.truth(plant.first_us, plant.first_us + DAY_US).to_pylist()
-    assert [row["impressions"] for row in rows] == [len(window.log) for window in day]
-    assert [row["sum_p"] for row in rows] == pytest.approx([float(window.log["p"].to_numpy().sum()) for window in day])
-    clicks, true = sum(row["clicks"] for row in rows), sum(row["sum_p_true"] for row in rows)
-    assert abs(clicks - true) < 5 * np.sqrt(true)
-
-
 def test_clicks_between_counts_what_joins(plant: Plant) -> None:
     assert plant.clicks_between(plant.first_us, plant.first_us + DAY_US) == sum(
         len(window.clicks) for window in plant.clean(plant.first_us, plant.first_us + DAY_US)
