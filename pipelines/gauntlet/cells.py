@@ -56,9 +56,9 @@ def live(bugs: Sequence[Bug]) -> list[Bug]:
 
 
 def draw_cells(
-    bugs: Sequence[Bug], worlds: int, first_us: int, end_us: int, rng: np.random.Generator, quick: bool, world: int
+    bugs: Sequence[Bug], first_us: int, end_us: int, rng: np.random.Generator, quick: bool, world: int
 ) -> list[Cell]:
-    """The cells of one world, by onset: strong and mild in each world, trace in every second of each tuning's.
+    """The cells of one world, by onset: strong and mild in each world, trace in one of four, as it takes two weeks.
 
     Onsets are whole hours, as likely at night and at weekends as any other, and early enough for the horizon.  Quick runs
     have strong cells, and mild ones of half the bugs.
@@ -70,7 +70,7 @@ def draw_cells(
                 continue
             if quick and (intensity == "trace" or (at + world) % 2 or (intensity == "mild" and at % 4 > 1)):
                 continue
-            if not quick and intensity == "trace" and (at + world // 2) % 2:
+            if not quick and intensity == "trace" and (at + world) % 4:
                 continue
             hours = (end_us - HORIZON_US[intensity] - first_us) // HOUR_US
             if hours < 1:

@@ -5,7 +5,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,18 @@ def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None, p
         context = mp.get_context("spawn")
         with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
             tasks = [
-                pool.submit(_world, chosen, spec, folder / f"{spec.tuning}-{number}", seed, number, outside, quick)
-                for number, spec in enumerate(worlds)
+                pool.submit(_world, chosen, spec, folder, seed, number, outside, quick) for number, spec in enumerate(worlds)
             ]
             judged = pool.submit(_gate, chosen, folder / "gate", outside, int(rng.integers(2**31)), quick)
-            courses = [task.result() for task in as_completed(tasks)]
-            compared = pool.submit(_peers, chosen, folder, seed, quick, outside).result() if peers else {}
-            gated = judged.result()
-            costs = pool.submit(_overhead, chosen, folder).result()
+            tasks[0].result()  # these look at the world that is ready first
+            first = folder / f"{worlds[0].tuning}-{worlds[0].seed}"
+            compared = pool.submit(_peers, chosen, first, seed, quick, outside) if peers else None
+            measured = pool.submit(_overhead, chosen, first)
+            courses = [task.result() for task in tasks]
+            against, gated, costs = compared.result() if compared else {}, judged.result(), measured.result()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {**board(courses, gated, costs), "peers": compared, "seed": seed, "worlds": [
+    return {**board(courses, gated, costs), "peers": against, "seed": seed, "worlds": [
         {"tuning": spec.tuning, "seed": spec.seed, "days": spec.days} for spec in worlds
     ], "quick": quick, "seconds": round(time.perf_counter() - started, 1)}  # fmt: skip
 
@@ -95,7 +96,7 @@ def _world(
     say(f"{name}: made in {made:.0f} s")
     bugs = live(_bugs(outside))
     rng = np.random.default_rng([seed, number])
-    cells = draw_cells(bugs, 4, plant.first_us, plant.end_us, rng, quick, number)
+    cells = draw_cells(bugs, plant.first_us, plant.end_us, rng, quick, number)
     found = course.run(plant, name, bugs, cells, say)
     found.seconds["make"] = made
     return found
@@ -109,10 +110,9 @@ def _gate(chosen: Settings, folder: Path, outside: Path | None, seed: int, quick
 
 def _overhead(chosen: Settings, folder: Path) -> dict[str, Any]:
     use(chosen)
-    return overhead.measure(Plant.open(next(iter(sorted(folder.glob("market-*"))))))
+    return overhead.measure(Plant.open(folder))
 
 
 def _peers(chosen: Settings, folder: Path, seed: int, quick: bool, outside: Path | None) -> dict[str, Any]:
     use(chosen)
-    plant = Plant.open(next(iter(sorted(folder.glob("market-*")))))
-    return compare(plant, live(_bugs(outside)), np.random.default_rng([seed, 99]), quick)
+    return compare(Plant.open(folder), live(_bugs(outside)), np.random.default_rng([seed, 99]), quick)
