@@ -11,6 +11,7 @@ Files are replaced whole (written beside, then renamed), so a reader sees the ol
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,18 @@ def manifest(home: Home, view: str) -> pa.Table:
     """Every completed unit of a view, by day; columns as MANIFEST, plus `day`."""
     parts = []
     for day in days(home, view):
-        with manifest_path(home, view, day).open("rb") as file:
-            part = pq.read_table(file)
-        parts.append(part.append_column("day", pa.array([day] * part.num_rows, pa.string())))
+        path = manifest_path(home, view, day)
+        about = path.stat()
+        parts.append(_units(path, day, about.st_ino, about.st_mtime_ns))
     return pa.concat_tables(parts) if parts else MANIFEST.append(pa.field("day", pa.string())).empty_table()
+
+
+@lru_cache(maxsize=4096)
+def _units(path: Path, day: str, inode: int, modified_ns: int) -> pa.Table:
+    """A manifest's rows.  Kept, because every join asks for all of a view's; one that changes is another file."""
+    with path.open("rb") as file:
+        part = pq.read_table(file)
+    return part.append_column("day", pa.array([day] * part.num_rows, pa.string()))
 
 
 def version(home: Home, view: str) -> str:

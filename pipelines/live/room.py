@@ -192,14 +192,13 @@ class Room:
 
     def judge(self, number: int, state: str) -> None:
         """A person's word on an incident: acknowledged or false-alarm.  ExplainedError where there is no such incident."""
-        if number not in [incident["number"] for incident in self._incidents]:
-            raise ExplainedError(f"there is no incident {number}")
+        self._known(number)
         with self._asking:
             self._watcher.set_state(number, state)
             incidents = self._watcher.incidents()
         with self._lock:
             self._take(incidents, self.system.now_us)
-            self._note(state, self.system.now_us, f"incident {number}: {state.replace('-', ' ')}", number)
+            self._note(state, self.system.now_us, _title(self._known(number)), number)
 
     def _tell(self, path: str, order: dict[str, Any]) -> None:
         """One order to the endpoint, on a connection of its own.  RuntimeError where it does not follow."""
@@ -241,11 +240,15 @@ class Room:
     def incident(self, number: int) -> dict[str, Any]:
         """One incident whole, with pictures of its evidence.  ExplainedError where there is none of that number."""
         with self._lock:
-            for incident in self._incidents:
-                if incident["number"] == number:
-                    named = [{**h, "title": _class_title(h["class"])} for h in incident["hypotheses"]]
-                    pictures = self.evidence.pictures(incident)
-                    return {**incident, "hypotheses": named, "pictures": pictures}
+            incident = self._known(number)
+            named = [{**h, "title": _class_title(h["class"])} for h in incident["hypotheses"]]
+            return {**incident, "hypotheses": named, "pictures": self.evidence.pictures(incident)}
+
+    def _known(self, number: int) -> dict[str, Any]:
+        """The incident of that number.  Raises ExplainedError where there is none."""
+        for incident in self._incidents:
+            if incident["number"] == number:
+                return incident
         raise ExplainedError(f"there is no incident {number}")
 
 

@@ -106,6 +106,7 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
         "model": artefact.hash,
         "family": artefact.family,
         "size": chosen.size,
+        "branch": str(home.root),
         "endpoint": f"http://127.0.0.1:{port}",
         "reference_days": chosen.live_days,
         "columns": {"categorical": list(columns.categorical), "numeric": list(columns.numeric)},

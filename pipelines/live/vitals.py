@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WINDOW_S = 10.0  # what rates and quantiles are over
+TIMEOUT_S = 5.0
 _BUCKET = re.compile(r'^clickproof_rank_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -22,11 +23,14 @@ class Vitals:
     _seen: deque[tuple[float, dict[float, float]]] = field(default_factory=deque)
 
     def read(self) -> None:
-        """Read the counters now.  Raises OSError where nobody answers."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        """Read the counters now.  Where nobody answers in time there is no pulse, and that is what `now` says."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
         try:
             link.request("GET", "/metrics")
             text = link.getresponse().read().decode()
+        except OSError:
+            self._seen.clear()
+            return
         finally:
             link.close()
         self._seen.append((time.perf_counter(), {float(edge): float(count) for edge, count in _BUCKET.findall(text)}))
@@ -34,7 +38,7 @@ class Vitals:
             self._seen.popleft()
 
     def now(self) -> dict[str, Any]:
-        """requests_s, p50_ms, p99_ms over the last seconds; null where nothing was asked."""
+        """requests_s, p50_ms, p99_ms over the last seconds; null where nothing was asked or nobody answered."""
         if len(self._seen) < 2:
             return {"requests_s": None, "p50_ms": None, "p99_ms": None}
         (then, before), (at, after) = self._seen[0], self._seen[-1]

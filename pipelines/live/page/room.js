@@ -98,7 +98,7 @@ function showBanner() {
   byId("heal").textContent = injected ? `Heal ${injected.code}` : "Heal";
   let text = state.hours.length ? "All quiet. Nothing is broken, and nothing is found." : "Running. The first hour is not over yet.";
   if (incident) text = `Incident ${incident.number}: ${incident.title}`;
-  if (incident && !injected) text += " (healed: it closes after three clean windows)";
+  if (incident && !injected) text += incident.delay ? " (healed: it closes after three quiet windows)" : " (nothing is injected)";
   if (injected && !incident) {
     const hours = Math.max((state.now_us - injected.onset_us) / HOUR, 0);
     text = `${injected.code} ${injected.name} is in force for ${number(hours, 2)} h; nothing is found yet.`;
@@ -222,7 +222,7 @@ function showTimeline() {
     const after = found ? `, ${number(found.hours, 2)} h after ${found.code} was injected` : "";
     return make("li", {}, make("time", {}, `${dayName(event.at_us).split(",")[0].split(" ")[0]} ${hourName(event.at_us)}`),
       make("span", { class: "tag", "data-kind": event.kind }, KINDS[event.kind] || event.kind),
-      make("span", {}, `${event.code ? `${event.code} ` : ""}${event.text}${after}`));
+      make("span", {}, `${event.code ? `${event.code} ` : ""}${event.number ? `${event.number}. ` : ""}${event.text}${after}`));
   });
   byId("events").replaceChildren(...(items.length ? items : [make("li", { class: "quiet" }, "Nothing has happened yet.")]));
 }
@@ -282,7 +282,7 @@ function facts(one) {
 }
 
 function why(whole) {
-  const list = whole.hypotheses.slice(0, 4).map((hypothesis, i) => make("li", { class: i ? "lesser" : "first" },
+  const list = whole.hypotheses.filter((hypothesis, i) => !i || hypothesis.score >= 0.01).slice(0, 4).map((hypothesis, i) => make("li", { class: i ? "lesser" : "first" },
     make("p", { class: "name" }, make("span", {}, `${hypothesis.title}: ${hypothesis.subject}`), make("span", {}, percent(hypothesis.score))),
     make("ul", {}, ...hypothesis.because.slice(0, i ? 1 : 4).map((sentence) => make("li", {}, sentence)))));
   return make("div", {}, make("h4", {}, "What it looks like, and why"), make("ol", { class: "hypotheses" }, ...list));

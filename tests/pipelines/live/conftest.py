@@ -1,7 +1,6 @@
 """The control room's parts on a small market: a home with a champion, and a branch of it whose world goes on."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from small_market import SOURCE, SPEC, fill
@@ -45,10 +44,10 @@ def work(served: Home, request: pytest.FixtureRequest) -> Iterator[Home]:
     branch.drop(made)
 
 
-@pytest.fixture
-def chosen(served: Home, tmp_path: Path) -> Settings:
+@pytest.fixture(scope="package")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings that no drill's home is the base of."""
-    return Settings(home=tmp_path, size="tiny", epsilon=0.2)
+    return Settings(home=tmp_path_factory.mktemp("chosen"), size="tiny", epsilon=0.2)
 
 
 @pytest.fixture(scope="session")

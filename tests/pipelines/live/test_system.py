@@ -1,6 +1,7 @@
 """The system as it runs: its windows replay, and a bug at each stage shows where it should and nowhere else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -44,15 +45,20 @@ def go(system: System, work: Home, chosen: Settings):
     """Go on for some hours; the windows of them."""
     ask = InProcess(work, chosen)
 
-    def run(hours: int) -> list[Window]:
-        end, windows = system.now_us + hours * HOUR_US, []
-        while system.now_us < end:
-            windows += system.step(ask)
-        return windows
+    def run(n: int) -> list[Window]:
+        return hours(system, ask, system.now_us + n * HOUR_US)
 
     run(1)  # a trained home's store holds the night's rows already, half an hour early
     yield run
     ask.close()
+
+
+def hours(system: System, ask: InProcess, end_us: int) -> list[Window]:
+    """Go on until then."""
+    windows = []
+    while system.now_us < end_us:
+        windows += system.step(ask)
+    return windows
 
 
 def whole(windows: list[Window], name: str) -> pa.Table:
@@ -84,8 +90,36 @@ def mismatches(windows: list[Window], table: str = "offline") -> dict[str, int]:
     return found
 
 
-def test_what_it_logs_is_what_can_be_recomputed(go: Go, system: System, work: Home):
-    windows = go(24)  # over a midnight: daily features change, a day is ingested and materialised
+@dataclass
+class Day:
+    """A day of a system, and its first hour after midnight, made twice."""
+
+    home: Home
+    now_us: int
+    windows: list[Window]
+    again: Window
+
+
+@pytest.fixture(scope="module")
+def day(served: Home, source: WorldSource, chosen: Settings) -> Iterator[Day]:
+    """23 hours, and one more by the system and by another one that takes up a branch of it at midnight."""
+    home = branch.create(served, "day")
+    system, ask = System(home, source, "ctr_full"), InProcess(home, chosen)
+    midnight = system.now_us + DAY_US
+    first, *windows = hours(system, ask, midnight)
+    assert first.end_us == midnight - 23 * HOUR_US  # a trained home's store holds the night's rows already, half an hour early
+    other = branch.create(home, "again")
+    another, asking = System(other, source, "ctr_full"), InProcess(other, chosen)
+    windows += hours(system, ask, midnight + HOUR_US)
+    (again,) = hours(another, asking, midnight + HOUR_US)
+    yield Day(home, system.now_us, windows, again)
+    for part in (ask, asking, system, another):
+        part.close()
+    branch.drop(home)
+
+
+def test_what_it_logs_is_what_can_be_recomputed(day: Day):
+    windows = day.windows  # over a midnight: daily features change, a day is ingested and materialised
     assert [w.end_us - w.start_us for w in windows] == [HOUR_US] * 24
     assert whole(windows, "offline").num_rows > 200
     assert mismatches(windows) == {}
@@ -94,31 +128,39 @@ def test_what_it_logs_is_what_can_be_recomputed(go: Go, system: System, work: Ho
     p = log["p"].to_numpy()[positions(log["id"].to_numpy(), again["id"].to_numpy())]
     np.testing.assert_allclose(p, again["p"].to_numpy(), rtol=0, atol=1e-6)
     assert set(whole(windows, "clicks")["id"].to_pylist()) <= set(log["id"].to_pylist())
-    assert Lake.of(work).days("ingests")[-1] == day_name(system.now_us - DAY_US)
+    assert Lake.of(day.home).days("ingests")[-1] == day_name(day.now_us - DAY_US)
 
 
-def test_the_same_steps_come_to_the_same(go: Go, system: System, work: Home, source: WorldSource, chosen: Settings):
+def test_the_same_steps_come_to_the_same(day: Day):
     """A system that takes up a branch at midnight goes on as the one that made it."""
-    go(23)
-    other = branch.create(work, "again")
-    again, ask = System(other, source, "ctr_full"), InProcess(other, chosen)
-    first = go(1)
-    second: list[Window] = []
-    while not second:
-        second = again.step(ask)
-    ask.close()
-    again.close()
     for name in ("id", "p", "user", "f_user_impressions_1h"):
-        assert first[0].log[name].equals(second[0].log[name])
-    assert books(first)["impressions", "accepted"] == books(second)["impressions", "accepted"]
+        assert day.windows[-1].log[name].equals(day.again.log[name])
+    assert books(day.windows[-1:])["impressions", "accepted"] == books([day.again])["impressions", "accepted"]
 
 
-def test_the_books_are_in_balance(go: Go):
-    found = books(go(12))
+def test_the_books_are_in_balance(day: Day):
+    found = books(day.windows)
     for stream in ("requests", "impressions"):
         assert found[stream, "landed"] == found[stream, "accepted"] > 0
     assert found["clicks", "landed"] == found["clicks", "accepted"] + found["clicks", "pending"]
     assert found["predictions", "accepted"] > 0
+
+
+def test_online_and_history_agree_on_the_branch(day: Day, source: WorldSource):
+    """What the store serves at the end is what the files say could be seen then."""
+    rows, spec = day.windows[-1].log.slice(0, 50), source.spec
+    n = rows.num_rows
+    asked = RequestBatch(
+        np.arange(n),
+        np.full(n, day.now_us - 1),
+        rows["user"].to_numpy(),
+        rows["item"].to_numpy(),
+        {name: np.asarray(rows[f"f_{name}"].to_pylist()) for name in spec.context},
+    )
+    online = OnlineSource(day.home, spec.entities, spec.context).fetch(asked).columns
+    history = AsOfSource(day.home, spec.entities, spec.context).fetch(asked).columns
+    for name, values in history.items():
+        np.testing.assert_array_equal(online[name], values, err_msg=name)
 
 
 def halve(column: str) -> Inject:
@@ -177,7 +219,7 @@ def test_clicks_lost_in_the_join_are_in_the_books(go: Go, system: System):
         "labels", "clicks", lambda rows, dose, scene: rows.filter(pa.array(uniform(rows["click_id"].to_numpy(), 1) < dose))
     )
     system.begin(Injection(lose, "strong", 1, system.now_us), system.now_us)
-    found = books(go(24))
+    found = books(go(12))
     assert 0 < found["clicks", "joined"] < 0.8 * found["clicks", "accepted"]
 
 
@@ -245,21 +287,3 @@ def test_what_people_click_can_change(go: Go, system: System):
     after = whole(go(2), "clicks")
     assert not np.isin(after["id"].to_numpy(), log["id"].to_numpy()).any()
     assert log.num_rows > 0
-
-
-def test_online_and_history_agree_on_the_branch(go: Go, system: System, work: Home):
-    """What the store serves at the end is what the files say could be seen then."""
-    windows = go(5)
-    rows = windows[-1].log.slice(0, 50)
-    n = rows.num_rows
-    asked = RequestBatch(
-        np.arange(n),
-        np.full(n, system.now_us - 1),
-        rows["user"].to_numpy(),
-        rows["item"].to_numpy(),
-        {name: np.asarray(rows[f"f_{name}"].to_pylist()) for name in system.spec.context},
-    )
-    online = OnlineSource(work, system.spec.entities, system.spec.context).fetch(asked).columns
-    history = AsOfSource(work, system.spec.entities, system.spec.context).fetch(asked).columns
-    for name, values in history.items():
-        np.testing.assert_array_equal(online[name], values, err_msg=name)
