@@ -52,7 +52,7 @@ class Watcher:
             stdout=subprocess.PIPE,
             cwd=self._folder.name,
             env={**bare(), "HOME": self._folder.name, "OMP_NUM_THREADS": "1", "PYTHONPATH": _room()},
-            start_new_session=True,  # a terminal's Ctrl-C is for its owner, with whom it ends: then nobody writes to it any more
+            start_new_session=True,  # a terminal's Ctrl-C is for its owner, and with that it ends
         )
         self._ask("columns", asdict(columns))
 
