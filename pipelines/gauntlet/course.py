@@ -5,7 +5,7 @@ The monitor lives in a process of its own (`pipelines.watcher`); this one knows 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -36,7 +36,6 @@ class Course:
     by_day: dict[str, dict[str, int]] = field(default_factory=dict)  # clean day -> pages, notices
     outcomes: list[Outcome] = field(default_factory=list)
     below_floor: list[dict[str, Any]] = field(default_factory=list)
-    delays: list[tuple[float | None, float]] = field(default_factory=list)  # hours to detection: ours, the oracle's
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -59,7 +58,9 @@ def run(plant: Plant, world: str, bugs: Sequence[Bug], cells: Sequence[Cell], sa
                 started = time.perf_counter()
                 if not _below_floor(plant, bug, cell, course):
                     watcher.back_to("clean")
-                    outcome = _cell(plant, watcher, bug, cell, world, shifted)
+                    outcome, calibration = _cell(plant, watcher, bug, cell, world)
+                    if calibration is not None:
+                        shifted.append(_Shifted(len(course.outcomes), *calibration))
                     course.outcomes.append(outcome)
                     state = "detected" if outcome.detected else "named otherwise" if outcome.alarmed else "missed"
                     say(f"{world} {number}/{len(cells)}: {cell.code} {cell.intensity}: {state} {outcome.named[:1]}")
@@ -68,7 +69,8 @@ def run(plant: Plant, world: str, bugs: Sequence[Bug], cells: Sequence[Cell], sa
             _watch_clean(watcher, window, course)
             rates.add(window)
         course.clean_days = (plant.end_us - plant.first_us) / DAY_US
-    course.delays = [pair for cell in shifted if (pair := _against_oracle(cell, rates)) is not None]
+    for one in shifted:
+        course.outcomes[one.at] = replace(course.outcomes[one.at], shift=one.shift, oracle_hours=_oracle(one, rates))
     say(f"{world}: {course.clean_days:.0f} clean days, {len(course.pages)} pages, {course.notices} notices")
     return course
 
@@ -121,15 +123,15 @@ class _Rates:
 
 @dataclass(slots=True)
 class _Shifted:
-    """A cell that shows in calibration: what the oracle will see of it, from a day before the onset on."""
+    """A cell that shows in calibration: its outcome's place, and what the oracle will see of it."""
 
+    at: int
     shift: float
-    hours: float | None  # to our detection
     seen: _Rates
-    known: int  # hours before the onset
+    known: int  # hours before the onset, whose clicks are still to come
 
 
-def _cell(plant: Plant, watcher: Watcher, bug: Bug, cell: Cell, world: str, shifted: list[_Shifted]) -> Outcome:
+def _cell(plant: Plant, watcher: Watcher, bug: Bug, cell: Cell, world: str) -> tuple[Outcome, tuple[float, _Rates, int] | None]:
     """Run one cell up to its horizon; a trace cell ends at its detection, unless the oracle wants to see the rest."""
     used = time.process_time() + watcher.cpu_s()
     shift = bug.calibration_shift.get(cell.intensity)
@@ -147,20 +149,20 @@ def _cell(plant: Plant, watcher: Watcher, bug: Bug, cell: Cell, world: str, shif
         if cell.intensity == "trace" and not shift and judge(bug, cell, world, steps, 0.0, plant.artefact.hash).detected:
             break
     outcome = judge(bug, cell, world, steps, time.process_time() + watcher.cpu_s() - used, plant.artefact.hash)
-    if shift:
-        shifted.append(_Shifted(shift, outcome.hours, around, known))
-    return outcome
+    return outcome, (shift, around, known) if shift else None
 
 
-def _against_oracle(cell: _Shifted, rates: _Rates) -> tuple[float | None, float] | None:
-    """Hours to detection, ours (None: missed) and the oracle's; None where even the oracle saw nothing."""
+def _oracle(cell: _Shifted, rates: _Rates) -> float | None:
+    """Hours in which the oracle sees the cell's shift; None where even it does not within the horizon.
+
+    An entry gives the size of a shift; its direction is the one in which the oracle sees it first."""
     clean_clicks, hours = np.asarray(rates.clicks), np.asarray(rates.hour_us, np.int64)
     level, variance = oracle.day_variance(clean_clicks, rates.expected(rates.asked), hours)
     clicks = np.asarray(cell.seen.clicks[cell.known :])
     expected = rates.expected(cell.seen.asked)[cell.known :]
     at = np.asarray(cell.seen.hour_us[cell.known :], np.int64)
-    best = oracle.delay(clicks, expected, at, cell.shift, level, variance)
-    return None if best is None else (cell.hours, float(best))
+    delays = [oracle.delay(clicks, expected, at, shift, level, variance) for shift in (cell.shift, -cell.shift)]
+    return min((float(delay) for delay in delays if delay is not None), default=None)
 
 
 def merge(courses: Sequence[Course]) -> list[Outcome]:

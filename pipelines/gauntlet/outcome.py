@@ -50,6 +50,8 @@ class Outcome:
     without_replay: bool
     label_free: bool
     cpu_s: float
+    shift: float | None = None  # of calibration, where that is all that the bug shows
+    oracle_hours: float | None = None  # in which an oracle sees such a shift; None: not within the horizon
 
     def as_json(self) -> dict[str, Any]:
         """A dict of JSON types."""

@@ -67,7 +67,7 @@ def board(courses: Sequence[Course], gated: dict[str, Any], costs: dict[str, Any
         "notices_a_day": sum(c.notices for c in courses) / max(sum(c.clean_days for c in courses), 1),
         "diagnosis": score.diagnosis(outcomes),
         "events_to_detect": score.events_to_detect(outcomes),
-        "delay_over_oracle": score.over_oracle([pair for c in courses for pair in c.delays]),
+        "delay_over_oracle": score.over_oracle(outcomes),
         "overhead": costs,
         "gate": gated,
         "matrix": score.matrix(outcomes),

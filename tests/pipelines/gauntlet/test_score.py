@@ -91,10 +91,14 @@ def test_no_page_in_180_days_meets_the_promise_and_one_nearly_does() -> None:
 
 
 def test_a_miss_is_an_infinite_delay() -> None:
-    found = score.over_oracle([(2.0, 2.0), (3.0, 1.0), (None, 4.0)])
+    def beside(*pairs: tuple[float | None, float | None]) -> list[Outcome]:
+        silent = outcome([step(1, [])])
+        return [replace(silent, hours=ours, shift=0.5, oracle_hours=oracle) for ours, oracle in pairs]
+
+    found = score.over_oracle(beside((2.0, 2.0), (3.0, 1.0), (None, 4.0), (None, None)))
     assert found["median"] == 3.0
-    assert (found["runs"], found["missed"], found["within_goal"]["hits"]) == (3, 1, 1)
-    assert score.over_oracle([(None, 1.0), (None, 2.0), (1.0, 1.0)])["median"] is None
+    assert (found["runs"], found["missed"], found["oracle_missed"], found["within_goal"]["hits"]) == (3, 1, 1, 1)
+    assert score.over_oracle(beside((None, 1.0), (None, 2.0), (1.0, 1.0)))["median"] is None
 
 
 def test_the_floor_is_the_clicks_that_four_sigma_need() -> None:
