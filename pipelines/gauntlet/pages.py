@@ -108,8 +108,8 @@ def _misses(result: Mapping[str, Any]) -> str:
         return "No cell was missed."
     rows = [[o["code"], o["intensity"], o["bug_class"], o["subject"], _said(o["named"]), _oracle(o)] for o in result["misses"]]
     text = (
-        "### Missed\n\nThe oracle knows hour, size and direction of a calibration shift and the world's real variance; where it "
-        "sees nothing within the horizon, nobody could.\n\n"
+        "### Missed\n\nThe oracle knows hour, size and direction of a calibration shift and the world's real variance; where "
+        "it sees nothing within the horizon, nobody could.\n\n"
     )
     return text + _table(["bug", "intensity", "class", "subject", "what was said instead", "the oracle"], rows)
 

@@ -66,13 +66,13 @@ def events_to_detect(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def over_oracle(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Our delay over the oracle's on calibration shifts that the oracle saw: the median, a miss being infinite."""
     shifted = [o for o in outcomes if o.shift is not None]
-    seen = [o for o in shifted if o.oracle_hours is not None]
-    ratios = [np.inf if o.hours is None else o.hours / o.oracle_hours for o in seen]
+    seen = [(o.hours, o.oracle_hours) for o in shifted if o.oracle_hours is not None]
+    ratios = [np.inf if ours is None else ours / oracle for ours, oracle in seen]
     median = float(np.median(ratios)) if ratios else None
     return {
         "median": median if median is None or np.isfinite(median) else None,
         "runs": len(ratios),
-        "missed": sum(o.hours is None for o in seen),
+        "missed": sum(ours is None for ours, _ in seen),
         "oracle_missed": len(shifted) - len(seen),
         "within_goal": rate(sum(ratio <= 1.5 for ratio in ratios), len(ratios)),
     }

@@ -34,10 +34,10 @@ WEIGHT: Mapping[str, float] = {
     "global": 0.60, "slow": 0.04, "late": 0.06, "users": 0.05, "discrimination": 0.05, "randomised": 0.05, "slices": 0.15,
 }  # fmt: skip
 # Sizes from nearly no clicks at all to 5% (less than that two weeks of days that differ by 2.5% cannot show), and their
-# weights.  A doubling shows in an hour at any weight; weight goes to shifts that take days.
+# weights: halvings have two hours, smaller shifts a day, so every nat counts for both.
 STEPS = {
-    -3.0: 0.01, -1.4: 0.02, -0.7: 0.04, -0.4: 0.07, -0.22: 0.12, -0.11: 0.18, -0.05: 0.06,
-    0.05: 0.06, 0.1: 0.18, 0.2: 0.12, 0.4: 0.07, 0.8: 0.05, 1.6: 0.02,
+    -3.0: 0.01, -1.4: 0.03, -0.7: 0.13, -0.4: 0.11, -0.22: 0.12, -0.11: 0.15, -0.05: 0.04,
+    0.05: 0.04, 0.1: 0.14, 0.2: 0.10, 0.4: 0.08, 0.8: 0.04, 1.6: 0.01,
 }  # fmt: skip
 # Single days are odd now and then: holidays raised the ratio by 12% and 15% on our worlds.  Shifts in between wait for that.
 ODD, ODD_H = (-0.15, 0.25), 30.0
