@@ -133,7 +133,9 @@ export function timeline({ events, incidents, from, to, width = 460 }) {
     if (until < from) return;
     const start = x(event.at_us);
     picture.append(svg("rect", { x: start, y: rows.broken, width: Math.max(x(until) - start, 2), height: 17, rx: 3, class: "stretch amber" }));
-    picture.append(svg("text", { x: start + 3, y: rows.broken + 12, class: "amber" }, x(until) - start > 34 || !end ? event.code : ""));
+    const fits = x(until) - start > 50;  // otherwise the code stands before it
+    picture.append(svg("text", { x: fits ? start + 3 : start - 3, y: rows.broken + 12, class: "amber", "text-anchor": fits ? "start" : "end" },
+      fits || !end ? event.code : ""));
   });
   for (const incident of incidents) {
     const until = incident.open ? to : incident.ended_us;

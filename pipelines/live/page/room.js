@@ -216,7 +216,8 @@ function showTimeline() {
     ...one, open: ["new", "acknowledged"].includes(one.state), ended_us: ended(one) ?? one.updated_us,
     injected_us: one.delay ? one.opened_us - one.delay.hours * HOUR : null,
   }));
-  byId("timeline-figure").replaceChildren(timeline({ events: state.timeline, incidents, from, to }));
+  const width = byId("timeline-figure").clientWidth || 460;  // drawn in pixels: its text keeps its size on a phone
+  byId("timeline-figure").replaceChildren(timeline({ events: state.timeline, incidents, from, to, width }));
   const items = state.timeline.slice(-30).reverse().map((event) => {
     const found = event.kind === "alarm" && state.incidents.find((one) => one.number === event.number)?.delay;
     const after = found ? `, ${number(found.hours, 2)} h after ${found.code} was injected` : "";

@@ -14,8 +14,8 @@ from at_the_page import LAPTOP, PHONE, heal, inject, launch, open_page, wait_for
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-COLOURS = 64  # a palette keeps each picture below 100 kB
-HOURS = 15  # of figures behind the first picture
+COLOURS = 128  # a palette keeps each picture below 100 kB
+HOURS = 6  # of figures behind the first picture
 SHOWN = {
     "calm-laptop-light", "calm-phone-dark", "injected-laptop-light", "alarm-laptop-dark", "alarm-phone-light",
     "healed-laptop-light",
@@ -29,6 +29,7 @@ def take(pages: dict[str, Page], folder: Path, state: str, wanted: set[str] | No
     for name, page in pages.items():
         if wanted is None or f"{state}-{name}" in wanted:
             page.evaluate("window.scrollTo(0, 0)")
+            page.mouse.move(0, 0)
             page.wait_for_function("() => document.getElementById('pace-text').textContent === 'paused'")
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             picture.quantize(COLOURS, dither=Image.Dither.NONE).save(folder / f"{state}-{name}.png", optimize=True)
