@@ -2,7 +2,7 @@
 
 Made from the same windows that the monitors are handed, so the page knows no more than they do.  Clicks that are still to come
 are allowed for by F, the share of clicks that have arrived by an age, learned from the reference.  Pure; used by
-`pipelines.live.board`.
+`pipelines.live.room`.
 """
 
 from collections import deque
