@@ -19,8 +19,8 @@ BLOCKS = 6  # of the day: spreads differ between night and rush hour
 PRIOR_DAYS = 3.0  # what the assumed spread is worth against replicates
 WHOLE_TRUST_DAYS = 14.0
 LEAST_HOURS = 12  # in which a part could be counted, before it is judged
-PRIOR_LOGIT = 0.10  # a share's logit varies by this much from day to day, where nothing is known
-PRIOR_MEAN = 0.10  # and a mean by this much of a single value's standard deviation
+PRIOR_LOGIT = 0.05  # a share's logit varies by this much from day to day, where nothing is known
+PRIOR_MEAN = 0.05  # and a mean by this much of a single value's standard deviation
 
 
 class Spread:
