@@ -34,6 +34,7 @@ from monitoring.window import LogColumns, Window
 
 BUDGET = PAGES_A_DAY * SHARE["exact"]
 PARTS = {"identity": 0.15, "contract": 0.2, "versions": 0.05, "books": 0.2, "ages": 0.15, "volume": 0.2, "gaps": 0.05}
+FIRST_H = 72  # windows in which a contract rule that is broken is known to break
 PRIOR_ROWS = 2000.0  # half a wrong row on so many: what is exact is right unless the reference shows otherwise
 ADOPTED = 24  # windows for which a new version is told; then it is one of those known
 OLDER = 1.25, 60.0  # ages above this multiple of the greatest usual one at this hour of the day, plus seconds, are old
@@ -54,6 +55,7 @@ class ExactTier:
         self._told: dict[str, int] = {}  # new version -> windows in which it was told
         self._ages: dict[str, npt.NDArray[np.float64]] = {}
         self._seen: dict[str, Any] = {}
+        self._learned_h = 0  # windows learned
         self._unable: dict[str, str] = {}
         self._ran: list[str] = []
 
@@ -81,7 +83,9 @@ class ExactTier:
             memory.versions.setdefault(column, set()).update(values)
         for view, most in seen.get("ages", {}).items():
             self._ages[view] = np.fmax(self._ages.get(view, np.full(24, np.nan)), most)
-        memory.rules |= seen.get("rules", set())
+        self._learned_h += 1
+        if self._learned_h <= FIRST_H:
+            memory.rules |= seen.get("rules", set())
         if "bunch" in seen:
             self._bunch = [*self._bunch, seen["bunch"]][-24 * 14 :]
         self._seen = {}
@@ -130,8 +134,7 @@ class ExactTier:
         days = min(1.0, (window.end_us - window.start_us) / DAY_US)
         for fact in facts:
             allowed = BUDGET * PARTS[fact.group] / max(sizes[fact.group], 1) / 2
-            key = fact.key if fact.group != "versions" else (fact.check, fact.symptom, "")
-            rate = self._rates.setdefault(key, Rate(prior_rows=PRIOR_ROWS))
+            rate = self._rates.setdefault(fact.key, Rate(prior_rows=PRIOR_ROWS))
             alarm = rate.see(fact.x, fact.n, window.start_us, allowed * days, allowed, fact.so_far)
             if alarm is None:
                 continue

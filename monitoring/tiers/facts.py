@@ -24,7 +24,8 @@ U64 = npt.NDArray[np.uint64]
 Group = Literal["identity", "contract", "versions", "books", "ages"]
 
 ID_DAYS = 3  # days for which ids are remembered: redeliveries come within hours
-TIME_RULES = ("later than", "earlier than", "before the year")  # words of contract rules that are about clocks
+CLOCKS = "later than"
+TIME_RULES = (CLOCKS, "earlier than", "before the year")  # words of contract rules that are about clocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,12 @@ class Fact:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     so_far: tuple[int, int] | None = None  # of the day, where hours don't add up
     notice: bool = False  # never wakes anybody by itself
+    whoever: bool = False  # counted as one thing, whichever its subject is this time
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What is counted."""
-        return self.check, self.symptom, self.subject
+        return self.check, self.symptom, "" if self.whoever else self.subject
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class Memory:
     ids: deque[tuple[int, U64]] = field(default_factory=deque)  # start_us, hashed ids ascending
     kinds: dict[str, str] = field(default_factory=dict)  # column -> number, text, ...
     versions: dict[str, set[str]] = field(default_factory=dict)  # model, encoder -> seen and learned
-    rules: set[tuple[str, str, str]] = field(default_factory=set)  # contract rules that were ever broken
+    rules: set[tuple[str, str, str]] = field(default_factory=set)  # contract rules that were broken in the first days
     pending: tuple[int, int] | None = None  # end_us, clicks waiting then
     day: int = -1
     net: dict[str, tuple[int, int]] = field(
@@ -130,18 +132,38 @@ def _schema(window: Window, memory: Memory) -> Iterator[Fact]:
 
 
 def _refused(window: Window, memory: Memory) -> Iterator[Fact]:
-    broke: dict[tuple[str, str, str], int] = dict.fromkeys(memory.rules, 0)
-    if window.refused is not None:
-        for row in window.refused.to_pylist():
-            broke[row["stream"], row["field"], row["rule"]] = (
-                broke.get((row["stream"], row["field"], row["rule"]), 0) + row["rows"]
-            )
+    """Rows that ingestion refused: a count for each rule that the first days broke, and for the others together a count for
+    each stream, which is there from the first hour on and so knows that they never break."""
+    broke: dict[tuple[str, str, str], int] = {}
+    for row in window.refused.to_pylist() if window.refused is not None else ():
+        rule = row["stream"], row["field"], row["rule"]
+        broke[rule] = broke.get(rule, 0) + row["rows"]
     landed = {stream: stages.get("landed", 0) for stream, stages in books(window).items()}
-    for (stream, name, rule), x in broke.items():
-        of = max(landed.get(stream, window.log.num_rows), x)
-        symptom = "clock-skew" if any(words in rule for words in TIME_RULES) else "contract"
-        evidence = {"stream": stream, "field": name, "rule": rule}
-        yield Fact(f"rule: {stream}: {rule}", "contract", symptom, "schema-change", name or stream, x, of, evidence)
+    for rule in sorted(memory.rules):
+        yield _broken(f"rule: {rule[0]}: {rule[2]}", [rule], broke, landed.get(rule[0], window.log.num_rows))
+    others = sorted(broke.keys() - memory.rules)
+    for stream in sorted(landed.keys() | {stream for stream, _, _ in others}):
+        mine = [rule for rule in others if rule[0] == stream]
+        for clocks in (True, False):
+            chosen = [rule for rule in mine if _of_clocks(rule) == clocks]
+            check = f"rules of {'clocks' if clocks else 'values'}: {stream}"
+            yield _broken(
+                check, chosen or [(stream, "", CLOCKS if clocks else "")], broke, landed.get(stream, window.log.num_rows)
+            )
+
+
+def _broken(check: str, rules: list[tuple[str, str, str]], broke: Mapping[tuple[str, str, str], int], of: int) -> Fact:
+    """The rows that broke any of the rules, under the name of the one broken most."""
+    worst = max(rules, key=lambda rule: broke.get(rule, 0))
+    stream, name, rule = worst
+    x = sum(broke.get(each, 0) for each in rules)
+    symptom = "clock-skew" if _of_clocks(worst) else "contract"
+    evidence = {"stream": stream, "field": name, "rule": rule}
+    return Fact(check, "contract", symptom, "schema-change", name or stream, x, max(of, x), evidence, whoever=True)
+
+
+def _of_clocks(rule: tuple[str, str, str]) -> bool:
+    return any(words in rule[2] for words in TIME_RULES)
 
 
 def versions(window: Window, memory: Memory) -> Iterator[Fact]:
@@ -157,7 +179,9 @@ def versions(window: Window, memory: Memory) -> Iterator[Fact]:
         worst = max(new, key=lambda name: new[name], default="")
         evidence = {"column": column, "new": worst, "known": len(memory.versions[column])} if new else {}
         x, subject = sum(new.values()), worst or "model"
-        yield Fact(f"known {column}", "versions", "unknown-version", "wrong-model-version", subject, x, n, evidence)
+        yield Fact(
+            f"known {column}", "versions", "unknown-version", "wrong-model-version", subject, x, n, evidence, whoever=True
+        )
 
 
 def reconciliation(window: Window, memory: Memory) -> Iterator[Fact]:

@@ -205,3 +205,16 @@ def test_an_outside_log_of_three_columns_is_enough() -> None:
         assert pages(tier, bare) == []
         tier.learn()
     assert set(tier.unable()) == {"books", "versions", "ages"}
+
+
+def test_a_rule_that_was_never_broken_pages_at_a_small_share(warm: ExactTier) -> None:
+    tier, found = copy.deepcopy(warm), []
+    for number in range(WARM, WARM + 4):
+        window = hour(number)
+        rows = max(1, window.log.num_rows // 50)
+        refused = pa.Table.from_pylist(
+            [{"stream": "impressions", "field": "page", "rule": "must be 0 .. 23", "rows": rows}], schema=REFUSED
+        )
+        found += pages(tier, dataclasses.replace(window, refused=refused))
+        tier.learn()  # nobody had opened an incident in the hours before: they must not become the usual rate
+    assert ("contract", "page") in [(f.symptom, f.subject) for f in found]
