@@ -47,7 +47,7 @@ def draw_worlds(rng: np.random.Generator, quick: bool) -> list[WorldSpec]:
 
 REFERENCE_DAYS = 14
 FULL_DAYS = REFERENCE_DAYS + 47
-QUICK_DAYS = REFERENCE_DAYS + 3
+QUICK_DAYS = REFERENCE_DAYS + 2
 
 
 def live(bugs: Sequence[Bug]) -> list[Bug]:
@@ -61,14 +61,14 @@ def draw_cells(
     """The cells of one world, by onset: strong and mild in each world, trace in one of four, as it takes two weeks.
 
     Onsets are whole hours, as likely at night and at weekends as any other, and early enough for the horizon.  Quick runs
-    have strong cells, and mild ones of half the bugs.
+    have each bug's strong cell in one of the two worlds, and mild ones of a quarter of the bugs.
     """
     cells = []
     for at, bug in enumerate(bugs):
         for intensity in INTENSITIES:
             if intensity not in bug.doses:
                 continue
-            if quick and (intensity == "trace" or (at + world) % 2 or (intensity == "mild" and at % 4 > 1)):
+            if quick and (intensity == "trace" or (at + world) % 2 or (intensity == "mild" and at % 8 > 1)):
                 continue
             if not quick and intensity == "trace" and (at + world) % 4:
                 continue

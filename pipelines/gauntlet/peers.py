@@ -29,6 +29,7 @@ from pipelines.watcher import Watcher
 
 ROWS_A_DAY = 5_000
 REFERENCE_DAYS = 7
+CLEAN_DAYS = 10
 NANNYML = ".venv-nannyml/bin/python"
 HOW_TO = "python3.11 -m venv .venv-nannyml && .venv-nannyml/bin/pip install nannyml==0.13.1 statsmodels"
 
@@ -44,13 +45,11 @@ class Case:
     own_subject: bool  # whose first hypothesis has the right class or subject
 
 
-def compare(plant: Plant, bugs: Sequence[Bug], rng: np.random.Generator, quick: bool) -> dict[str, Any]:
+def compare(plant: Plant, bugs: Sequence[Bug], rng: np.random.Generator) -> dict[str, Any]:
     """Alarms on clean days, bugs caught, and guilty columns named, by tool."""
     chosen = list({bug.bug_class: bug for bug in reversed(bugs)}.values())
-    if quick:
-        chosen = chosen[:: max(1, len(chosen) // 4)]
     reference = _reference(plant)
-    cases = list(_cases(plant, chosen, rng, 2 if quick else 10))
+    cases = list(_cases(plant, chosen, rng, CLEAN_DAYS))
     say(f"peers: {len(cases)} days for Evidently and NannyML")
     verdicts = {"evidently": [_evidently(reference, case.frame, plant.columns) for case in cases]}
     results = {

@@ -24,8 +24,11 @@ from pipelines.plant.plant import Plant
 WORKERS = 2
 
 
-def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None, peers: bool = True) -> dict[str, Any]:
-    """The scoreboard.  `outside` takes its bugs from a folder instead of the catalogue; `seed` repeats a run."""
+def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None) -> dict[str, Any]:
+    """The scoreboard; a quick one without the peers.
+
+    `outside` takes its bugs from a folder instead of the catalogue; `seed` repeats a run.
+    """
     started = time.perf_counter()
     seed = secrets.randbelow(2**31) if seed is None else seed
     rng = np.random.default_rng(seed)
@@ -43,7 +46,7 @@ def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None, p
             judged = pool.submit(_gate, chosen, folder / "gate", outside, int(rng.integers(2**31)), quick)
             tasks[0].result()  # these look at the world that is ready first
             first = folder / f"{worlds[0].tuning}-{worlds[0].seed}"
-            compared = pool.submit(_peers, chosen, first, seed, quick, outside) if peers else None
+            compared = None if quick else pool.submit(_peers, chosen, first, seed, outside)
             measured = pool.submit(_overhead, chosen, first)
             courses = [task.result() for task in tasks]
             against, gated, costs = compared.result() if compared else {}, judged.result(), measured.result()
@@ -113,6 +116,6 @@ def _overhead(chosen: Settings, folder: Path) -> dict[str, Any]:
     return overhead.measure(Plant.open(folder))
 
 
-def _peers(chosen: Settings, folder: Path, seed: int, quick: bool, outside: Path | None) -> dict[str, Any]:
+def _peers(chosen: Settings, folder: Path, seed: int, outside: Path | None) -> dict[str, Any]:
     use(chosen)
-    return compare(Plant.open(folder), live(_bugs(outside)), np.random.default_rng([seed, 99]), quick)
+    return compare(Plant.open(folder), live(_bugs(outside)), np.random.default_rng([seed, 99]))

@@ -119,6 +119,14 @@ class EDetector:
         self.level, self._cov[0] = self._kept[0].copy(), self._kept[1].copy()
         self._cov[1] = 0.0
 
+    def begin_again(self) -> None:
+        """Know nothing of levels."""
+        self.level, self.day, self.trend = (np.zeros(self.streams) for _ in range(3))
+        self._cov = np.zeros((3, self.streams))
+        self._cov[0] = self.wander.level
+        self.learn()
+        self.restart()
+
     def restart(self) -> None:
         """Drop all evidence; what was learned stays."""
         self._born = self._born[:0]

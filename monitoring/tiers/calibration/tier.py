@@ -54,8 +54,11 @@ SLICE_WANDER = Wander(level=0.25**2, drift=0.007**2)
 # One ad that started on our clean worlds was clicked 2.2 times as often as predicted for a day.
 YOUNG = 0.5**2
 SMOOTH_H = 4.0  # the mix of items of an hour is a small sample
-NOTICE_GROWN = 0.1  # of the excess
+NOTICE_GROWN, FORGET_H = 0.1, 72.0  # of the excess; hours of silence
 CERTAIN = 0.1**2  # a level known this well may be used to measure the spread around it
+# The first day teaches how long clicks take.  Until that is known a level would be the delay's: a log whose clicks came faster
+# than assumed began 70% "too high", and the way back looked like days that differ by 13%.
+CURVE_H = 24.0
 LEAST_HOURS, LEAST_CLICKS = 20.0, 20.0  # history below which nothing is judged
 HISTORY = 21 * 24
 OLDER_THAN_ALL = 1.3  # late clicks must be this much more frequent than all clicks, and than usual
@@ -112,7 +115,7 @@ class CalibrationTier:
         self._seen: Tally | None = None
         self._learned = True
         self._paged = False
-        self._told: dict[tuple[str, str], float] = {}  # excess of notices that go on
+        self._told: dict[tuple[str, str], tuple[float, float]] = {}  # excess of notices that go on, and the hour seen last
         self._ran: tuple[str, ...] = ()
         self._unable: dict[str, str] = {}
 
@@ -149,14 +152,18 @@ class CalibrationTier:
         days, now = seen.hours / 24, self._past[-1]
         self._hours += seen.hours
         self._expected += seen.expected
+        if seen.cohort is not None and self._hours <= CURVE_H:
+            self._learn_delays(seen, days)
+            for detector in (self._all, self._late, self._parts):
+                detector.begin_again()
+            return
         info = now.expected * (self._all.uncertainty < CERTAIN).astype(np.float64)
         self._spread.learn(np.where(info > 0, now.clicks - now.expected, 0.0), info, info, days)
         if seen.cohort is not None:
             expected = np.array([now.old_expected, now.lagged_expected])
             info = expected * (self._late.uncertainty < CERTAIN).astype(np.float64)
             self._late_spread.learn(np.where(info > 0, np.array([now.old, now.lagged]) - expected, 0.0), info, info, days)
-            self._curve.learn(seen.clicks_by_age, seen.exposed_by_age, days)
-            self._learn_lags(seen, days)
+            self._learn_delays(seen, days)
         share = inverse_logit(now.odds)
         info = now.clicks * share * (1 - share) * (self._parts.uncertainty < CERTAIN).astype(np.float64)
         self._part_spread.learn(np.where(info > 0, now.by_slice - now.clicks * share, 0.0), info, info, days)
@@ -242,13 +249,14 @@ class CalibrationTier:
         self._ran = tuple(ran)
         findings = sorted((f for f in found if f is not None), key=lambda f: (f.severity != "page", -f.excess))
         self._paged = any(f.severity == "page" for f in findings)
-        # A notice is written down once, and again where it grew.
-        before, self._told = self._told, {}
+        # A notice is written down once, and again where it grew or comes back after a while.
+        self._told = {key: told for key, told in self._told.items() if self._all.hour - told[1] < FORGET_H}
         said = []
         for finding in findings:
             key = finding.symptom, finding.subject
-            fresh = finding.severity == "page" or finding.excess > before.get(key, -1.0) + NOTICE_GROWN
-            self._told[key] = finding.excess if fresh else before[key]
+            excess, _ = self._told.get(key, (-1.0, 0.0))
+            fresh = finding.severity == "page" or finding.excess > excess + NOTICE_GROWN
+            self._told[key] = finding.excess if fresh else excess, self._all.hour
             if fresh:
                 said.append(finding)
         return said
@@ -442,6 +450,11 @@ class CalibrationTier:
 
     def _columns(self) -> list[str]:
         return [column for column, _ in self._slices.names]
+
+    def _learn_delays(self, seen: Tally, days: float) -> None:
+        """How long clicks take, from impression to arrival and on their way."""
+        self._curve.learn(seen.clicks_by_age, seen.exposed_by_age, days)
+        self._learn_lags(seen, days)
 
     def _learn_lags(self, seen: Tally, days: float) -> None:
         if self._lag_s is None:

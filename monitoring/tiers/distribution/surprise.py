@@ -75,7 +75,8 @@ class Spread:
             days = np.minimum(counted / 24.0, np.where(forms.mean | forms.rare, np.inf, owners / 24.0))
             self.factor[b] = (PRIOR_DAYS * prior + days * mixed) / (PRIOR_DAYS + days)
         days_seen = float(np.median(counted)) / 24.0
-        freedom = min(PRIOR_DAYS + max(days_seen, 0.0) * (1.0 if hours >= 24 else 2.0), MOST)
+        replicates = 2.0 if hours < 24 else 1.5 if hours == 24 else 1.0  # a day: overlapping sums are worth 1.5 apart
+        freedom = min(PRIOR_DAYS + max(days_seen, 0.0) * replicates, MOST)
         self.freedom[:] = freedom
         for f in np.unique(family):
             mine = np.flatnonzero((family == f) & ~forms.rare)
