@@ -64,6 +64,10 @@ def _goals(result: Mapping[str, Any]) -> str:
         ["detection, strong (2 hours)", ">= 99%", _rate(detection["strong"])],
         ["detection, mild (1 day)", ">= 92%", _rate(detection["mild"])],
         ["detection, trace (14 days)", ">= 60%", _rate(detection["trace"])],
+        *(
+            [f"the same without shifts that the oracle missed too, {name}", "", _rate(result["detection_oracle_sees"][name])]
+            for name in ("strong", "mild", "trace")
+        ),
         ["without replay, strong", ">= 95%", _rate(result["without_replay"]["strong"])],
         ["without replay, mild", ">= 75%", _rate(result["without_replay"]["mild"])],
         ["label-free, strong, of classes visible without labels", ">= 95%", _rate(result["label_free"]["strong"])],

@@ -64,6 +64,7 @@ def board(courses: Sequence[Course], gated: dict[str, Any], costs: dict[str, Any
     return {
         "runs": len(outcomes),
         "detection": score.by_intensity(outcomes, "detected"),
+        "detection_oracle_sees": score.visible(outcomes),
         "without_replay": score.by_intensity(outcomes, "without_replay", ("strong", "mild")),
         "label_free": score.label_free(outcomes),
         "false_alarms": score.false_alarms(sum(c.clean_days for c in courses), len(pages)),

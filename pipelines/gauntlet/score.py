@@ -25,6 +25,11 @@ def by_intensity(outcomes: Sequence[Outcome], field: str, intensities: Iterable[
     return {name: rate(sum(bool(getattr(o, field)) for o in chosen), len(chosen)) for name, chosen in found.items()}
 
 
+def visible(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Detection by intensity without the calibration shifts that the oracle, too, could not see within the horizon."""
+    return by_intensity([o for o in outcomes if o.shift is None or o.oracle_hours is not None or o.detected], "detected")
+
+
 def label_free(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Of the classes that can be seen without labels, by intensity: without calibration and without the books of clicks."""
     return by_intensity([o for o in outcomes if bug_class(o.bug_class).unlabelled == "yes"], "label_free")

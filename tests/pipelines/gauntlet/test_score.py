@@ -154,7 +154,7 @@ def test_the_page_shows_misses_as_misses() -> None:
     found = outcome([step(1, [])])
     result = {
         "runs": 1, "seed": 1, "quick": False, "seconds": 60.0, "worlds": [{"tuning": "market", "seed": 5, "days": 60}],
-        "detection": score.by_intensity([found], "detected"),
+        "detection": score.by_intensity([found], "detected"), "detection_oracle_sees": score.visible([found]),
         "without_replay": score.by_intensity([found], "without_replay", ("strong", "mild")),
         "label_free": score.label_free([found]), "false_alarms": score.false_alarms(180, 0), "notices_a_day": 0.1,
         "diagnosis": score.diagnosis([found]), "events_to_detect": score.events_to_detect([found]),
