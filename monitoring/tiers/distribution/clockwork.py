@@ -59,6 +59,8 @@ class ClockCounter:
     def shift(self, rows: Rows) -> float | None:
         """Hours by which the clock would have to be shifted to explain the broken rows; None where no shift does."""
         broken = self.broken(rows)
+        if not broken.any():  # they lie in earlier hours of the stretch that was judged
+            return None
         values, time = _numbers(rows, self.column)[broken], rows.table["time"].to_numpy()[broken]
         tried = SHIFTS[np.argsort(np.abs(SHIFTS), kind="stable")]
         left = [float(np.mean(self.disagrees(values, time, hours))) for hours in tried]

@@ -70,6 +70,10 @@ class PredictionModel:
         cut = np.cumsum([rows.rows for rows in tables])[:-1]
         self.reference = [self._sums(part, rows) for part, rows in zip(np.split(out, cut), tables, strict=True)]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PredictionModel":
+        """Itself: once learned it never changes."""
+        return self
+
     @property
     def spans(self) -> list[str]:
         """Names of the residual's bins."""

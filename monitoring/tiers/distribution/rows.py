@@ -76,6 +76,10 @@ class Rows:
         self._codes: dict[str, tuple[npt.NDArray[np.int32], Array]] = {}
         self._groups: dict[str, Groups] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Rows":
+        """Itself: rows never change, and what is kept of them is only remembered."""
+        return self
+
     def number(self, name: str) -> Array:
         """Values [n], float32 or float64; NaN where null or not finite."""
         if name not in self._numbers:
