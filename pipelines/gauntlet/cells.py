@@ -46,7 +46,7 @@ def draw_worlds(rng: np.random.Generator, quick: bool) -> list[WorldSpec]:
 
 
 REFERENCE_DAYS = 14
-FULL_DAYS = REFERENCE_DAYS + 47
+FULL_DAYS = REFERENCE_DAYS + 46
 QUICK_DAYS = REFERENCE_DAYS + 2
 
 

@@ -147,7 +147,7 @@ def _merged(keys: Array, values: Array, more: Array, theirs: Array) -> tuple[Arr
     """Sorted keys and their values with more of both in their places; no key is in both."""
     order = np.argsort(more, kind="stable")
     at = np.searchsorted(keys, more[order])
-    wide = keys.astype(np.result_type(keys, more)), values.astype(np.result_type(values, theirs))  # of texts, the longest
+    wide = keys.astype(np.result_type(keys, more), copy=False), values.astype(np.result_type(values, theirs), copy=False)
     return np.insert(wide[0], at, more[order]), np.insert(wide[1], at, theirs[order])
 
 
