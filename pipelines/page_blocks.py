@@ -10,7 +10,7 @@ from monitoring.runbooks import markdown as runbooks
 from pipelines.answers import ANSWERS, answer
 from pipelines.bug_pages import bug_catalogue
 from pipelines.figures import load
-from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_scores
+from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -167,4 +167,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "train-steps": train_steps,
     "gauntlet": gauntlet_scores,
     "gauntlet-clean": gauntlet_clean,
+    "gauntlet-peers": gauntlet_peers,
 }

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.batch import Array
-from features.catalogue import VIEWS
 from features.ids import uniform
 from features.sources import logged_column
 from monitoring.columns import columns_of as columns_of  # callers of windows need the columns with them
@@ -125,8 +124,3 @@ def positions(ids: I64, wanted: I64) -> I64:
 def books_of(rows: Iterable[tuple[str, str, int]]) -> pa.Table:
     """BOOKS from (stream, stage, rows)."""
     return pa.Table.from_pylist([dict(zip(BOOKS.names, row, strict=True)) for row in rows], schema=BOOKS)
-
-
-def view_names(predictions: pa.Table) -> list[str]:
-    """The feature views that a prediction log has snapshots of, in the catalogue's order."""
-    return [view.name for view in VIEWS if f"snapshot_{view.name}" in predictions.column_names]

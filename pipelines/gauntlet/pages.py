@@ -11,6 +11,11 @@ def gauntlet_scores() -> str:
     return gauntlet_page(load("gauntlet").result)
 
 
+def gauntlet_peers() -> str:
+    """General drift tools on the same days, in the last recorded run."""
+    return _peers(load("gauntlet").result)
+
+
 def gauntlet_clean() -> str:
     """The clean days of the last recorded run."""
     return quiet_page(load("gauntlet-clean").result)
@@ -52,7 +57,12 @@ def gauntlet_page(result: Mapping[str, Any]) -> str:
         "Rates with counts and Wilson's 95% interval."
     )
     parts = [head, _goals(result), "### Bug by intensity (detected of runs)", _matrix(result), _misses(result)]
-    parts += [_floor(result), _alarms(result), _gate(result), _peers(result)]
+    parts += [_floor(result), _alarms(result), _gate(result)]
+    parts += (
+        ["### The same days under general drift tools\n\nOne bug a class, one day each.", _peers(result)]
+        if result["peers"]
+        else []
+    )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -165,8 +175,7 @@ def _peers(result: Mapping[str, Any]) -> str:
     ]
     skipped = [f"{tool} was skipped: {why}." for tool, why in result["peers"]["skipped"].items()]
     head = ["tool, defaults", "clean days with an alarm", "mild: alarm (named)", "strong: alarm (named)"]
-    text = "### The same days under general drift tools\n\nOne bug a class, one day each.\n\n"
-    return text + _table(head, rows) + ("\n\n" + " ".join(skipped) if skipped else "")
+    return _table(head, rows) + ("\n\n" + " ".join(skipped) if skipped else "")
 
 
 def _day(found: Mapping[str, Any]) -> str:
