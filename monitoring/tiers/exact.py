@@ -34,6 +34,7 @@ from monitoring.window import LogColumns, Window
 
 BUDGET = PAGES_A_DAY * SHARE["exact"]
 PARTS = {"identity": 0.15, "contract": 0.2, "versions": 0.05, "books": 0.2, "ages": 0.15, "volume": 0.2, "gaps": 0.05}
+REFERENCE_H = 14 * 24  # windows that teach how many rows are under way between two stages
 FIRST_H = 72  # windows in which a contract rule that is broken is known to break
 PRIOR_ROWS = 2000.0  # half a wrong row on so many: what is exact is right unless the reference shows otherwise
 ADOPTED = 24  # windows for which a new version is told; then it is one of those known
@@ -86,6 +87,9 @@ class ExactTier:
         self._learned_h += 1
         if self._learned_h <= FIRST_H:
             memory.rules |= seen.get("rules", set())
+        if self._learned_h <= REFERENCE_H:
+            for name, rows in memory.under_way.items():
+                memory.slack[name] = max(memory.slack.get(name, 0), rows)
         if "bunch" in seen:
             self._bunch = [*self._bunch, seen["bunch"]][-24 * 14 :]
         self._seen = {}
