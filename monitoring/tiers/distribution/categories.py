@@ -51,14 +51,13 @@ class CategoryCounter:
             out[:at, 0] = voters = groups.voters(np.append(place, -1)[codes], at)
             out[:at, 1], out[:at, 3] = voters.sum(), 1.0
         out[at : at + 2, 1] = rows.rows
-        out[at, 0] = out[at + 1, 0] = nulls
+        things = rows.things(np.flatnonzero(codes < 0), self.cluster_by) if nulls else 0.0
+        out[at, 0], out[at + 1, 0] = nulls, things
+        out[at, 3] = max(out[at, 3], nulls / things if things else 0.0)
         new = _find(self.known, values) < 0
         out[at + 2, 0] = counts[new].sum()
-        if groups is not None:
-            if nulls:
-                out[at + 1, 0] = groups.independent(np.flatnonzero(codes < 0))
-            if out[at + 2, 0]:
-                out[at + 2, 0] = groups.independent(np.flatnonzero((codes >= 0) & new[codes]))
+        if out[at + 2, 0]:
+            out[at + 2, 0] = rows.things(np.flatnonzero((codes >= 0) & new[codes]), self.cluster_by)
         return out
 
     def learn(self, rows: Rows) -> None:
@@ -70,8 +69,8 @@ class CategoryCounter:
 class EntityCounter:
     """Counts of one column whose values turn over: new ones come all the time, and how many is what matters."""
 
-    def __init__(self, subject: str, column: str, family: str, sample: Rows) -> None:
-        self.subject, self.column, self.family = subject, column, family
+    def __init__(self, subject: str, column: str, family: str, cluster_by: str, sample: Rows) -> None:
+        self.subject, self.column, self.family, self.cluster_by = subject, column, family, cluster_by
         self.known: Array = np.zeros(0, dtype=sample.codes(column)[1].dtype)
         self.since: I64 = np.zeros(0, dtype=np.int64)  # when each was seen first
         self.began: int | None = None
@@ -80,7 +79,7 @@ class EntityCounter:
             Part(subject, "novel", "rows of those first seen within a day", "share", family, True, lasts(column)),
             Part(subject, "novel", "those first seen within a day", "rare", family, True, lasts(column)),
             Part(subject, "heavy", "those busier than anybody before", "rare", family, True, lasts(column)),
-            Part(subject, "null", "nulls", "rare", family, True),
+            Part(subject, "null", "nulls", "rare", family, True, lasts(cluster_by)),
         ]
 
     def count(self, rows: Rows, start_us: int) -> F64:
@@ -98,6 +97,8 @@ class EntityCounter:
         new = counts[young]
         worth = float(new.sum() ** 2 / np.square(new).sum()) if new.sum() else 0.0  # of equally busy ones (Kish)
         heavy = float(np.count_nonzero(counts > self.busy))
+        if nulls:
+            nulls = rows.things(np.flatnonzero(codes < 0), self.cluster_by)
         return np.array([
             (new.sum() * able, known * able, 0.0, max(deff, 1.0)), (worth * able, known * able, 0.0, 1.0),
             (heavy, known * np.isfinite(self.busy), 0.0, 1.0),

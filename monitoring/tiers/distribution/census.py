@@ -38,7 +38,7 @@ class Census:
         looked = list(hours)[:: max(1, len(hours) // enough)]
         self.numbers: list[NumberCounter] = []
         self.categories: list[CategoryCounter] = []
-        self.entities = [EntityCounter(n, n, n, sample) for n in entities]
+        self.entities = [EntityCounter(n, n, n, "", sample) for n in entities]
         self.owned: list[OwnedCounter] = []
         self.clocks: dict[str, ClockCounter | None] = {}
         numeric = set(columns.numeric)
@@ -57,7 +57,7 @@ class Census:
             if name in numeric:
                 self.numbers.append(NumberCounter(name, column, family, owner, cluster, sample))
             elif name in columns.ids:
-                self.entities.append(EntityCounter(name, column, family, sample))
+                self.entities.append(EntityCounter(name, column, family, cluster, sample))
             else:
                 self.categories.append(CategoryCounter(name, column, family, cluster, sample))
             self.clocks[name] = None

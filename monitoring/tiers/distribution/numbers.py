@@ -103,8 +103,9 @@ class NumberCounter:
         zero = values == 0
         zeros = float(np.count_nonzero(zero))
         at = bins
-        out[at, :2] = nulls, total
-        out[at + 1, :2] = _rare(missing, nulls, groups), total
+        things = rows.things(np.flatnonzero(missing), self.cluster_by) if nulls else 0.0
+        out[at] = nulls, total, 0.0, max(deff, nulls / things if things else 0.0)
+        out[at + 1, :2] = things, total
         out[at + 2, 0] = zeros
         out[at + 3, 0] = _rare(zero, zeros, groups)
         out[at + 4, 0] = float(np.count_nonzero(values == self.mode))

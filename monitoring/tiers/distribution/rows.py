@@ -19,6 +19,7 @@ Bool = npt.NDArray[np.bool_]
 
 EVERYTHING = "*"  # the key whose one owner has all rows
 BOTH = "+"  # between two columns that own together
+ENOUGH_OWNERS = 20.0  # of a log, before it means something that rows are of few of them
 BETWEEN = "\x1f"  # between their values
 
 
@@ -35,6 +36,11 @@ class Groups:
     def cluster(self) -> float:
         """Rows of a row's own owner, on average: sum n^2 / sum n (Kish's design effect of equal rows)."""
         return float(np.square(self.sizes.astype(np.float64)).sum() / max(self.sizes.sum(), 1))
+
+    @property
+    def worth(self) -> float:
+        """How many equally busy owners all rows are worth (Kish)."""
+        return float(self.sizes.sum() ** 2 / max(np.square(self.sizes.astype(np.float64)).sum(), 1.0))
 
     def first(self, values: Array) -> Array:
         """Each owner's first value [u]."""
@@ -123,6 +129,14 @@ class Rows:
             sizes = np.bincount(owner, minlength=len(present))
             self._groups[name] = Groups(owner.astype(np.int32), order, np.cumsum(sizes) - sizes, sizes)
         return self._groups[name]
+
+    def things(self, hit: I64, cluster_by: str) -> float:
+        """How many things these row numbers are: owners' worth of rows, of whichever of the column's owner, users and items
+        has the fewest.  What all happens to one new ad is one thing, however many users see it.  Users or items that are few
+        altogether say nothing."""
+        many = [key for key in ("user", "item") if key in self.names and self.groups(key).worth >= ENOUGH_OWNERS]
+        keys = {*many, cluster_by} - {""}
+        return min((self.groups(key).independent(hit) for key in keys), default=float(len(hit)))
 
     def _pairs(self, one: str, other: str) -> tuple[npt.NDArray[np.int32], Array]:
         """Codes and values of pairs: their two values as one text."""
