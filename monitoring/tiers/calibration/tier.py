@@ -31,17 +31,19 @@ PAGE_H = 24 / (PAGES_A_DAY * SHARE[NAME])
 NOTICE_H = 24 / (NOTICES_A_DAY * SHARE[NAME])
 # Shares of the tier's evidence: more than half on the global stream (design, Monitoring).
 WEIGHT: Mapping[str, float] = {
-    "global": 0.60, "slow": 0.04, "late": 0.06, "users": 0.05, "discrimination": 0.05, "randomised": 0.05, "slices": 0.15,
+    "global": 0.62, "slow": 0.02, "late": 0.06, "users": 0.05, "discrimination": 0.05, "randomised": 0.05, "slices": 0.15,
 }  # fmt: skip
 # Sizes from nearly no clicks at all to 5% (less than that two weeks of days that differ by 2.5% cannot show), and their
 # weights: halvings have two hours, smaller shifts a day, so every nat counts for both.
 STEPS = {
     -3.0: 0.01, -1.4: 0.03, -0.7: 0.13, -0.4: 0.11, -0.22: 0.12, -0.11: 0.15, -0.05: 0.04,
-    0.05: 0.04, 0.1: 0.14, 0.2: 0.10, 0.4: 0.08, 0.8: 0.04, 1.6: 0.01,
+    0.05: 0.04, 0.1: 0.14, 0.2: 0.10, 0.4: 0.05, 0.55: 0.04, 0.8: 0.03, 1.6: 0.01,
 }  # fmt: skip
-# Single days are odd now and then: holidays raised the ratio by 12% and 15% on our worlds.  Shifts in between wait for that.
-ODD, ODD_H = (-0.15, 0.25), 30.0
-RAMPS = (-0.03, -0.01, 0.01, 0.03)  # of the log ratio a day
+# Single days are odd now and then: holidays raised the ratio by 12%, 15% and 23% on our worlds.  Shifts in between wait.
+ODD, ODD_H = (-0.15, 0.45), 30.0
+# Of the log ratio a day.  Faster ones are steps within the week.  However long a ramp is, its end may be a holiday (one raised
+# clicks by 23%), so ramps always bear the odd day's doubt.
+RAMPS = (-0.01, 0.01)
 SLICE_STEPS = (-1.6, -0.7, -0.3, -0.12, 0.12, 0.3, 0.7, 1.6)
 LATE_STEPS = (0.4, 0.9, 1.8, 3.2)
 # Variances of log ratios.  A day's: sd 2.4% (world "small") and 4% ("tiny") on our clean worlds, holidays included.
@@ -96,7 +98,7 @@ class CalibrationTier:
             Shift(step, 0.0, WEIGHT["global"] * weight, ODD_H if ODD[0] < step < ODD[1] else 0.0)
             for step, weight in STEPS.items()
         ]
-        ramps = [Shift(0.0, ramp, WEIGHT["slow"] / len(RAMPS)) for ramp in RAMPS]
+        ramps = [Shift(0.0, ramp, WEIGHT["slow"] / len(RAMPS), np.inf) for ramp in RAMPS]
         self._all = EDetector((*steps, *ramps), WANDER, shares=False)
         self._all.grow(1)
         self._late = EDetector(tuple(Shift(s, 0.0, 1 / len(LATE_STEPS)) for s in LATE_STEPS), WANDER, shares=False)

@@ -17,7 +17,7 @@ import xgboost as xgb
 from infra.clock import DAY_US
 from monitoring.tiers.distribution.categories import _find
 from monitoring.tiers.distribution.parts import USER_HOURS, Part
-from monitoring.tiers.distribution.rows import F64, Array, Rows
+from monitoring.tiers.distribution.rows import ENOUGH_OWNERS, F64, Array, Rows
 from monitoring.window import LogColumns
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
@@ -102,20 +102,24 @@ class PredictionModel:
         return self._sums(self.residual(rows), rows)
 
     def _sums(self, residual: F64, rows: Rows) -> F64:
-        """Sums over people: how many people's worth of rows lie in each bin, and people's means."""
-        person = _person(rows)
+        """How many things' worth of rows lie in each bin, and means of things: of items where a log has enough of them, else of
+        people.  What was learned says little of an ad that started since; it is one ad, however many people it is shown."""
         bins = len(self.edges) + 1
         place = np.searchsorted(self.edges, residual, side="right")
         clipped = np.clip(residual, -self.limit, self.limit)
         logs = np.log(np.abs(clipped) + 1e-3 * self.limit)
-        if person:
-            groups = rows.groups(person)
+        person = _person(rows)
+        hits = np.bincount(place, minlength=bins).astype(np.float64)
+        owners = [name for name in ("item",) if name in rows.names and rows.groups(name).worth >= ENOUGH_OWNERS]
+        owners += [person] if person else []
+        for name in owners:
+            groups = rows.groups(name)
             each = np.bincount(groups.owner * bins + place, minlength=bins * len(groups.sizes)).reshape(-1, bins)
-            # Kish: one odd user is one hit, however busy.
-            hits = np.square(each.sum(axis=0)) / np.maximum(np.square(each).sum(axis=0), 1)
+            # Kish: one odd owner is one hit, however busy.
+            hits = np.minimum(hits, np.square(each.sum(axis=0)) / np.maximum(np.square(each).sum(axis=0), 1))
+        if owners:
+            groups = rows.groups(owners[0])
             clipped, logs = groups.means(clipped), groups.means(logs)
-        else:
-            hits = np.bincount(place, minlength=bins)
         out = np.zeros((len(QUANTILES) + 3, 4))  # edges may coincide: the parts are always as many
         out[:, 1], out[:, 3], out[-2:, 1] = len(residual), 1.0, len(clipped)
         out[:bins, 0] = hits
