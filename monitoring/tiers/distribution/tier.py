@@ -287,7 +287,8 @@ class DistributionTier:
             state.past = Past.joined([state.past, *pasts])
             state.left, state.variance = np.concatenate([state.left, *lefts]), np.concatenate([state.variance, *variances])
             state.fresh = []
-        keep = state.past.start >= (day - KEEP_DAYS) * DAY_US
+        # Counted from the last hour learned: an incident may stay open for longer than days are kept.
+        keep = state.past.start >= state.past.start[-1] - KEEP_DAYS * DAY_US
         state.past, state.left, state.variance = state.past.part(keep), state.left[keep], state.variance[keep]
         days = len(np.unique(state.past.start // DAY_US))
         self._learn_late(state, days, day)

@@ -192,3 +192,14 @@ def test_a_log_with_nothing_but_the_three_columns_is_watched() -> None:
         windows[-1].log.set_column(2, "p", pc.multiply(windows[-1].log["p"], 0.05)),
     )  # fmt: skip
     assert [f.subject for f in pages(tier.test(half))] == ["prediction"]
+
+
+def test_an_incident_open_for_months_leaves_the_tier_judging(business: tuple[DistributionTier, list[Window]]) -> None:
+    tier, windows = copy.deepcopy(business[0]), business[1]
+    for window in windows[:24]:
+        tier.test(window)
+        tier.learn()
+    later = list(Business(5, ROWS).windows(REFERENCE + 60, REFERENCE + 61))
+    for window in later[:2]:
+        tier.test(window)  # nothing was learned for two months
+        assert "distribution" in tier.ran()
