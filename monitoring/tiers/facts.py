@@ -27,8 +27,8 @@ Group = Literal["identity", "contract", "versions", "books", "ages"]
 # a page: 27 on 94 clean days of two worlds, none of them before the third week.
 SLACK = 2.0
 ID_DAYS = 3  # days for which ids are remembered: redeliveries come within hours
-CLOCKS = "later than"
-TIME_RULES = (CLOCKS, "earlier than", "before the year")  # words of contract rules that are about clocks
+CLOCK_SKEW = "clock-skew"
+TIME_RULES = ("later than", "earlier than", "before the year")  # words of contract rules that are about clocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,24 +145,24 @@ def _refused(window: Window, memory: Memory) -> Iterator[Fact]:
         broke[rule] = broke.get(rule, 0) + row["rows"]
     landed = {stream: stages.get("landed", 0) for stream, stages in books(window).items()}
     for rule in sorted(memory.rules):
-        yield _broken(f"rule: {rule[0]}: {rule[2]}", [rule], broke, landed.get(rule[0], window.log.num_rows))
+        check, symptom = f"rule: {rule[0]}: {rule[2]}", CLOCK_SKEW if _of_clocks(rule) else "contract"
+        yield _broken(check, symptom, rule[0], [rule], broke, landed.get(rule[0], window.log.num_rows))
     others = sorted(broke.keys() - memory.rules)
     for stream in sorted(landed.keys() | {stream for stream, _, _ in others}):
-        mine = [rule for rule in others if rule[0] == stream]
-        for clocks in (True, False):
-            chosen = [rule for rule in mine if _of_clocks(rule) == clocks]
-            check = f"rules of {'clocks' if clocks else 'values'}: {stream}"
-            yield _broken(
-                check, chosen or [(stream, "", CLOCKS if clocks else "")], broke, landed.get(stream, window.log.num_rows)
-            )
+        of = landed.get(stream, window.log.num_rows)
+        clocks = [rule for rule in others if rule[0] == stream and _of_clocks(rule)]
+        values = [rule for rule in others if rule[0] == stream and not _of_clocks(rule)]
+        yield _broken(f"rules of clocks: {stream}", CLOCK_SKEW, stream, clocks, broke, of)
+        yield _broken(f"rules of values: {stream}", "contract", stream, values, broke, of)
 
 
-def _broken(check: str, rules: list[tuple[str, str, str]], broke: Mapping[tuple[str, str, str], int], of: int) -> Fact:
-    """The rows that broke any of the rules, under the name of the one broken most."""
-    worst = max(rules, key=lambda rule: broke.get(rule, 0))
-    stream, name, rule = worst
+def _broken(
+    check: str, symptom: str, stream: str, rules: list[tuple[str, str, str]], broke: Mapping[tuple[str, str, str], int], of: int
+) -> Fact:
+    """The rows that broke any of the rules, under the name of the one broken most; none where there are no rules."""
+    worst = max(rules, key=lambda rule: broke.get(rule, 0), default=(stream, "", ""))
+    _, name, rule = worst
     x = sum(broke.get(each, 0) for each in rules)
-    symptom = "clock-skew" if _of_clocks(worst) else "contract"
     evidence = {"stream": stream, "field": name, "rule": rule}
     return Fact(check, "contract", symptom, "schema-change", name or stream, x, max(of, x), evidence, whoever=True)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
-import nannyml  # noqa: E402
-import pandas as pd  # noqa: E402
+import nannyml  # noqa: E402 - it warns while it is imported, so the filter comes first
+import pandas as pd  # noqa: E402 - as above
 
 
 def main(folder: Path, categorical: list[str]) -> dict[str, list[object]]:

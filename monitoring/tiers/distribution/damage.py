@@ -87,9 +87,11 @@ def _rounded(seen: F64, right: F64) -> bool:
     seen, right = seen[known].astype(np.float64), right[known].astype(np.float64)
     with np.errstate(over="ignore"):
         fits = [_close(seen, _halved(right)) | _close(right, _halved(seen))]
-        for scale in 10.0 ** np.arange(-1, 5):
-            for step in (np.round, np.floor, np.ceil):
-                fits.append(_close(seen, step(right * scale) / scale) | _close(right, step(seen * scale) / scale))  # noqa: PERF401
+        fits += [
+            _close(seen, step(right * scale) / scale) | _close(right, step(seen * scale) / scale)
+            for scale in 10.0 ** np.arange(-1, 5)
+            for step in (np.round, np.floor, np.ceil)
+        ]
     return bool(max(fit.mean() for fit in fits) > 0.6)
 
 

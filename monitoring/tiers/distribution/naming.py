@@ -21,6 +21,7 @@ LEAST_SHARE, LEAST_RARE = 0.002, 0.0004
 # of rows that lie far off.  What was learned grows old, by up to 0.043, 0.17 and 0.9% of rows on clean days of four worlds.
 LEAST_RESIDUAL = {"residual-mean": 0.08, "residual-spread": 0.3, "residual-bin": 0.015}
 MOST_HITS = 10.0  # hits of what hardly ever happens that are worth a word in a log of any size
+MANY = 8.0  # times the commonest of the values that repeat: more than the constants of a page
 LEAST_HITS, LEAST_CHANGED = 4.0, 2.0  # owners: fewer is one page view; one owner may have changed an attribute
 
 
@@ -50,9 +51,6 @@ def findings(census: Census, rows: Rows, window: Window, judged: list[Judged]) -
 
 # Signs that explain others of their column, clearest first: a constant that is filled in also moves bins and broken invariants.
 SHARP = ("clock", "null", "zero", "new", "far-low", "far-high", "mode", "top", "map", "apart", "grid", "cast", "distinct")
-
-
-MANY = 8.0  # times the commonest of the values that repeat: more than the constants of a page
 
 
 def _rounds(worst: list[Worst]) -> bool:

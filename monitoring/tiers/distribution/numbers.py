@@ -5,7 +5,7 @@ Cuts are learned once, from the first days.  The prediction is such a column too
 
 import numpy as np
 
-from monitoring.tiers.distribution.parts import Part, lasts
+from monitoring.tiers.distribution.parts import Form, Part, lasts
 from monitoring.tiers.distribution.rows import F64, Array, Bool, Groups, Rows
 
 QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -55,9 +55,9 @@ class NumberCounter:
         continuous = len(own) > 20 and len(np.unique(own)) > 0.5 * len(own)
         self.continuous = continuous
 
-        def part(kind: str, label: str, form: str = "share", up_only: bool = False) -> Part:
+        def part(kind: str, label: str, form: Form = "share", up_only: bool = False) -> Part:
             hours = lasts(owner if kind in ("distinct", "top", "grid", "cast") else cluster_by)
-            return Part(subject, kind, label, form, family, up_only, hours)  # type: ignore[arg-type]
+            return Part(subject, kind, label, form, family, up_only, hours)
 
         names = [f"{edge:.4g}" for edge in self.edges.tolist()]
         spans = [f"{low} to {high}" for low, high in zip(["-inf", *names], [*names, "inf"], strict=True)]

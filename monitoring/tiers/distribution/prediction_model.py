@@ -17,7 +17,7 @@ import xgboost as xgb
 from infra.clock import DAY_US
 from monitoring.tiers.distribution.categories import _find
 from monitoring.tiers.distribution.parts import USER_HOURS, Part
-from monitoring.tiers.distribution.rows import ENOUGH_OWNERS, F64, Array, Rows
+from monitoring.tiers.distribution.rows import F64, Array, Rows
 from monitoring.window import LogColumns
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
@@ -110,8 +110,7 @@ class PredictionModel:
         logs = np.log(np.abs(clipped) + 1e-3 * self.limit)
         person = _person(rows)
         hits = np.bincount(place, minlength=bins).astype(np.float64)
-        owners = [name for name in ("item",) if name in rows.names and rows.groups(name).worth >= ENOUGH_OWNERS]
-        owners += [person] if person else []
+        owners = [name for name, able in (("item", rows.has_many("item")), (person, bool(person))) if able]
         for name in owners:
             groups = rows.groups(name)
             each = np.bincount(groups.owner * bins + place, minlength=bins * len(groups.sizes)).reshape(-1, bins)

@@ -130,12 +130,15 @@ class Rows:
             self._groups[name] = Groups(owner.astype(np.int32), order, np.cumsum(sizes) - sizes, sizes)
         return self._groups[name]
 
+    def has_many(self, key: str) -> bool:
+        """Whether the rows have that key, and enough owners by it to say something."""
+        return key in self.names and self.groups(key).worth >= ENOUGH_OWNERS
+
     def things(self, hit: I64, cluster_by: str) -> float:
         """How many things these row numbers are: owners' worth of rows, of whichever of the column's owner, users and items
         has the fewest.  What all happens to one new ad is one thing, however many users see it.  Users or items that are few
         altogether say nothing."""
-        many = [key for key in ("user", "item") if key in self.names and self.groups(key).worth >= ENOUGH_OWNERS]
-        keys = {*many, cluster_by} - {""}
+        keys = {*filter(self.has_many, ("user", "item")), cluster_by} - {""}
         return min((self.groups(key).independent(hit) for key in keys), default=float(len(hit)))
 
     def _pairs(self, one: str, other: str) -> tuple[npt.NDArray[np.int32], Array]:
