@@ -260,17 +260,21 @@ function bugCard(bug) {
 
 async function showIncident() {
   const one = state.incidents.find((incident) => incident.number === chosen) || openIncident();
-  byId("alarm").hidden = !one;
-  if (!one) { shown = null; return; }
+  const panel = byId("alarm");
+  if (!one) { panel.hidden = true; shown = null; return; }
+  if (panel.dataset.number !== String(one.number)) panel.hidden = true; // until it holds this incident and not the one before
   const key = `${one.number} ${one.state} ${one.updated_us} ${one.title} ${last()?.start_us}`;
   if (shown === key) return;
   shown = key;
-  const answer = await fetch(`api/incidents/${one.number}`);
-  if (!answer.ok || shown !== key) return;
+  const answer = await fetch(`api/incidents/${one.number}`).catch(() => null); // that nobody answers is said where state is asked for
+  if (shown !== key) return;
+  if (!answer?.ok) { shown = null; return; } // asked again with the next state
   const whole = await answer.json();
   const heading = `Incident ${one.number}: ${one.title}`;
   if (byId("incident").textContent !== heading) byId("incident").replaceChildren(make("h3", {}, heading));
   byId("incident-body").replaceChildren(facts(one), make("div", { class: "columns" }, why(whole), pictures(whole), what(one, whole)));
+  panel.dataset.number = one.number;
+  panel.hidden = false;
 }
 
 function facts(one) {
@@ -329,10 +333,10 @@ function what(one, whole) {
       chosen ? make("button", { type: "button", onclick: () => choose(null) }, "Close") : null));
 }
 
-function choose(number_) {
+async function choose(number_) {
   chosen = number_;
   shown = null;
-  showIncident();
+  await showIncident();
   if (number_) byId("alarm").scrollIntoView({ block: "start" });
 }
 
