@@ -18,6 +18,9 @@ from monitoring.window import Window
 
 State = Literal["new", "acknowledged", "resolved", "false-alarm"]
 CLEAN = 3  # windows in a row
+# What nobody healed for a week of weekdays and a weekend is how things are: the monitor learns on.  One that stops learning for
+# ever finds every user new and every level off, and its incident never closes.
+NORMAL_AFTER_US = 7 * DAY_US
 REMEMBER_US = 3 * HOUR_US  # notices this much older than the incident they may have announced still count for it
 # A notice on its own is written down.  Two tiers' notices on one subject within this time are a page: with `NOTICES_A_DAY` of
 # all tiers together below 1/10, two tiers that err independently agree on one of twenty subjects on fewer than
@@ -45,7 +48,7 @@ class Incident:
     quiet: int = 0  # clean windows in a row
     quiet_us: int = 0  # how long they were
     pace_us: int = 0  # length of the longest stretch that a page of it judged: an hour, a day, a week
-    as_new_normal: bool = False  # somebody said that it is to be learned from
+    as_new_normal: bool = False  # it is to be learned from: somebody said so, or nobody healed it for NORMAL_AFTER_US
     looks: set[str] = field(default_factory=set)  # what the checks could look at
 
     @property
@@ -83,6 +86,7 @@ class Incident:
             "severity": self.severity,
             "evidence": [finding.as_json() for finding in self.findings],
             "hypotheses": [hypothesis.as_json() for hypothesis in self.hypotheses],
+            "new_normal": self.as_new_normal,
             "runbook": runbook(top.bug_class).as_json() if top else None,
         }
 
@@ -101,7 +105,7 @@ class Desk:
 
     @property
     def may_learn(self) -> bool:
-        """Whether windows are normal enough to learn from: no incident is open, or those open were declared the new normal."""
+        """Whether windows are normal enough to learn from: no incident is open, or those open are the new normal."""
         return all(incident.as_new_normal for incident in self.open)
 
     def update(self, window: Window, findings: Sequence[Finding]) -> list[Incident]:
@@ -117,6 +121,7 @@ class Desk:
                 mine = left  # nothing here must be something else: one episode
             left = [f for f in left if f not in mine]
             _go_on(incident, window, mine, looks)
+            incident.as_new_normal = incident.as_new_normal or window.end_us - incident.opened_us >= NORMAL_AFTER_US
         opened: list[Incident] = []
         unmuted = [f for f in left if f.severity == "page"] or self._confirmed(notices if not pages else [], window)
         if unmuted:

@@ -32,7 +32,7 @@ class IncidentStore:
         self.path = home.root / "incidents" / "incidents.jsonl"
         self.webhook_url = checked_url(webhook_url)
         self.told = self.untold = 0  # webhook calls that were answered, and that failed
-        self._written: dict[int, tuple[Any, ...]] = {}  # number -> state, class and subject as last written by this object
+        self._written: dict[int, tuple[Any, ...]] = {}  # number -> what `record` compares, as last written by this object
 
     def all(self) -> dict[int, dict[str, Any]]:
         """Incidents by number, each as it was last; a line that a crash cut short is left out."""
@@ -57,12 +57,14 @@ class IncidentStore:
         return known[number]
 
     def record(self, incidents: Iterable[Mapping[str, Any]], at_us: int) -> None:
-        """Write incidents (`Incident.as_json`) that are new or have another state, class or subject than when last written.
+        """Write incidents (`Incident.as_json`) that are new or differ from when they were last written: in state, class, subject,
+        or because they are the new normal now.
 
         The webhook is told of states that are new.
         """
         for incident in incidents:
-            number, now = incident["number"], (incident["state"], incident["class"], incident["subject"])
+            number = incident["number"]
+            now = (incident["state"], incident["class"], incident["subject"], incident["new_normal"])
             before = self._written.get(number)
             if before == now:
                 continue

@@ -35,6 +35,8 @@ def _line(incident: dict[str, Any]) -> str:
 
 def _whole(incident: dict[str, Any]) -> str:
     lines = [_line(incident), f"began about {_time(incident['onset_us'])}"]
+    if incident.get("new_normal") and incident["state"] in OPEN:
+        lines.append("the monitor learns from it as the new normal: somebody said so, or it was open for a week")
     for hypothesis in incident["hypotheses"][:3]:
         lines.append(f"{hypothesis['score']:.0%}  {hypothesis['class']} in {hypothesis['subject']}")
         lines += [f"      {reason}" for reason in hypothesis["because"]]

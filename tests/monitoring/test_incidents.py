@@ -6,7 +6,7 @@ from made_up_findings import found
 from infra.clock import DAY_US, HOUR_US
 from monitoring.classes import CLASSES
 from monitoring.findings import Finding
-from monitoring.incidents import CLEAN, Desk, Incident
+from monitoring.incidents import CLEAN, NORMAL_AFTER_US, Desk, Incident
 from monitoring.monitor import Monitor
 from monitoring.window import LogColumns, Window
 
@@ -100,6 +100,18 @@ def test_people_can_say_that_it_is_normal_or_nothing() -> None:
     assert other.may_learn
     assert told(other, [NULLS], [NULLS], start=1) == []  # the same again is no news
     assert told(other, *[[]] * CLEAN, [NULLS], start=3)  # once it was silent, it is
+
+
+def test_what_nobody_heals_for_a_week_is_learned() -> None:
+    desk = Desk()
+    week = NORMAL_AFTER_US // HOUR_US
+    told(desk, *[[NULLS]] * week)
+    assert not desk.may_learn
+    told(desk, [NULLS], start=week)
+    assert desk.may_learn
+    assert desk.open[0].as_json()["new_normal"]
+    told(desk, [NULLS], [TWICE], start=week + 1)
+    assert not desk.may_learn  # another one is news
 
 
 def test_the_monitor_learns_unless_an_incident_is_open() -> None:

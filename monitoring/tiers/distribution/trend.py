@@ -38,7 +38,7 @@ def creep(past: Past, forms: Forms, family: I64, day: int) -> tuple[F64, F64, F6
         apart = values[RECENT:span] - values[2 * RECENT : span + RECENT]
         known = (~np.isnan(apart)).sum(axis=0)
         own = np.nansum(np.square(apart - np.nanmean(apart, axis=0)), axis=0) / np.maximum(known - 1, 1) / 2
-        unit = _unit(values[RECENT:span], forms)
+        unit = _unit(values[:span], forms)  # of what came, too: a value that was never there has no scatter of its own
         scatter = (own + _by_family(own / unit, family) * unit) / 2
         t = change / np.sqrt(SLOW * scatter * (1 / RECENT + 1 / BEFORE))
         # A column that crept as fast before is used to it.

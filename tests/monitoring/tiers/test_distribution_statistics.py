@@ -179,6 +179,20 @@ def test_what_creeps_stands_out_and_what_does_not_stays_small() -> None:
     assert np.abs(t[1:]).max() < 5
 
 
+def test_a_value_that_appears_is_no_drift_beyond_what_other_values_do() -> None:
+    """Shares of a value nobody had: it has no scatter of its own, so the family's counts."""
+    rng = np.random.default_rng(3)
+    start, parts = hours(22), 20
+    day = (start // DAY_US - START // DAY_US).astype(int)
+    share = np.abs(0.05 + 0.01 * rng.normal(size=(22, parts)))[day]
+    share[:, 0] = np.where(day >= 18, 0.004, 0.0)
+    n = np.full((len(start), parts), 1000.0)
+    forms = Forms(np.zeros(parts, bool), np.zeros(parts, bool), np.arange(parts))
+    found = creep(past_of(start, n * share, n, n), forms, np.zeros(parts, dtype=np.int64), int(START // DAY_US) + 22)
+    assert found is not None
+    assert abs(found[0][0]) < 10
+
+
 def test_weeks_are_not_compared_before_there_are_three() -> None:
     start = hours(20)
     forms = Forms(np.array([True]), np.array([False]), np.array([0]))
