@@ -72,6 +72,7 @@ class EDetector:
         self._since = np.zeros((0, len(shifts), 0))  # hour of the start that the value mostly stems from
         self.hour = 0.0  # hours since the first window
         self.overflow = np.zeros(0)  # evidence beyond what is held (nats)
+        self._above = np.zeros(0, dtype=bool)  # streams that the last `hold` found above their limit
         self._kept = (np.zeros(0), np.zeros(0))
         self.trend = np.zeros(0)  # of the levels, a day
         self._trend_days = 0.0
@@ -125,6 +126,12 @@ class EDetector:
         self._cov = np.zeros((3, self.streams))
         self._cov[0] = self.wander.level
         self.learn()
+        self.restart()
+
+    def learn_anew(self) -> None:
+        """Streams that were held above their limit have found their new level or were wrong about the old: know neither."""
+        self._cov[:, self._above] = 0.0
+        self._cov[0, self._above] = self.wander.level
         self.restart()
 
     def restart(self) -> None:
@@ -214,7 +221,7 @@ class EDetector:
         """Of streams above their limit [streams]: hold the evidence near it, and let the null take the weather as it is net
         of the shift, not the shift as weather."""
         now = self.evidence()
-        above = now >= log_limit
+        above = self._above = now >= log_limit
         self.overflow = np.where(above, self.overflow + np.maximum(now - log_limit - MARGIN, 0.0), 0.0)
         surplus = np.where(above, np.maximum(now - log_limit - MARGIN, 0.0), 0.0)
         self._log -= surplus[:, None, None]

@@ -149,8 +149,10 @@ class CalibrationTier:
         if seen is None:
             return
         self._learned = True
-        if self._paged:  # nobody opened an incident: a reference is being learned
-            self._restart()
+        if self._paged:  # it is learned all the same: a reference, or the new normal
+            for detector in (self._all, self._late, self._parts):
+                detector.learn_anew()
+            self._users.restart()
         days, now = seen.hours / 24, self._past[-1]
         self._hours += seen.hours
         self._expected += seen.expected

@@ -146,6 +146,15 @@ def test_what_is_healed_falls_silent() -> None:
     assert not any(well[6:])
 
 
+def test_a_new_normal_is_learned_within_days() -> None:
+    tier, onset, paged = ready(), DAYS * 24, []
+    for hour, window in enumerate(windows(onset, onset + 96, onset=onset, bug="half")):
+        paged += [hour for finding in tier.test(window) if finding.severity == "page" and finding.subject == "clicks"]
+        tier.learn()
+    assert paged
+    assert max(paged) < 24
+
+
 def labelled(window: Window, seed: int) -> Window:
     """The same hour as an outside log has it: labels in a column."""
     p = window.log["p"].to_numpy()
