@@ -5,9 +5,7 @@ length that its weight leaves it.  The weighted sum of such statistics is one it
 overlap as they like.  Made by `monitoring.monitor`.
 """
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ from monitoring.tiers.calibration.cohorts import Cohorts
 from monitoring.tiers.calibration.concentration import Concentration
 from monitoring.tiers.calibration.delay_curve import DelayCurve
 from monitoring.tiers.calibration.edetector import EDetector, Shift, Wander, inverse_logit
+from monitoring.tiers.calibration.history import History, Past
 from monitoring.tiers.calibration.overdispersion import Spread, shrunk
 from monitoring.tiers.calibration.slices import NEW, UPPER, Slices
 from monitoring.tiers.calibration.tally import FIRST_OLD, Tally, tally
@@ -62,27 +61,7 @@ CERTAIN = 0.1**2  # a level known this well may be used to measure the spread ar
 # than assumed began 70% "too high", and the way back looked like days that differ by 13%.
 CURVE_H = 24.0
 LEAST_HOURS, LEAST_CLICKS = 20.0, 20.0  # history below which nothing is judged
-HISTORY = 21 * 24
 OLDER_THAN_ALL = 1.3  # late clicks must be this much more frequent than all clicks, and than usual
-
-
-@dataclass(slots=True)
-class Past:
-    """One window in sums, bias taken out: what ratios since an onset are made of."""
-
-    hour: float
-    start_us: int
-    clicks: float
-    expected: float
-    old: float
-    old_expected: float
-    lagged: float
-    lagged_expected: float
-    impressions: int
-    sum_p: float
-    top_users: float
-    by_slice: F64
-    odds: F64  # usual log odds of a click being the slice's
 
 
 class CalibrationTier:
@@ -106,7 +85,7 @@ class CalibrationTier:
         self._parts = EDetector(tuple(Shift(s, 0.0, 1 / len(SLICE_STEPS)) for s in SLICE_STEPS), SLICE_WANDER, shares=True)
         self._users = Concentration()
         self._spread, self._late_spread, self._part_spread = Spread(1), Spread(2), Spread()
-        self._past: deque[Past] = deque(maxlen=HISTORY)
+        self._past = History()
         self._clump, self._clump_by_slice = 0.0, np.zeros(0)
         self._usual = np.zeros(4)  # impressions, sum of p, clicks, clicks of the top five users
         self._lags = np.array([1.0, 50.0])  # clicks that took longer than `_lag_s`, clicks
@@ -153,7 +132,7 @@ class CalibrationTier:
             for detector in (self._all, self._late, self._parts):
                 detector.learn_anew()
             self._users.restart()
-        days, now = seen.hours / 24, self._past[-1]
+        days, now = seen.hours / 24, self._past.newest
         self._hours += seen.hours
         self._expected += seen.expected
         if seen.cohort is not None and self._hours <= CURVE_H:
@@ -227,7 +206,7 @@ class CalibrationTier:
                 self._all.hour - seen.hours,
                 seen.hours,
             )
-        self._past.append(Past(
+        self._past.add(Past(
             self._all.hour - seen.hours, start_us, seen.clicks, bias * seen.expected, old, float(old_expected), lagged,
             float(lagged_expected), seen.impressions, seen.sum_p, seen.top_users, seen.by_slice, odds_usual,
         ))  # fmt: skip
@@ -271,7 +250,7 @@ class CalibrationTier:
             return None
         shift, since = self._all.best(0)
         if not shift.daily:
-            since = self._onset(shift.step, np.array([(p.clicks, p.expected) for p in self._past]))
+            since = self._past.onset(shift.step, np.array([(p.clicks, p.expected) for p in self._past]))
         severity, amount = excess[0]
         days = (self._all.hour - since) / 24
         evidence = self._ratios(since) | {
@@ -299,8 +278,8 @@ class CalibrationTier:
             if value is None:
                 continue
             of = [(p.old, p.old_expected) if stream == 0 else (p.lagged, p.lagged_expected) for p in self._past]
-            since = self._onset(self._late.best(stream)[0].step, np.array(of))
-            of = of[-len(self._after(since)) :]
+            since = self._past.onset(self._late.best(stream)[0].step, np.array(of))
+            of = of[-len(self._past.since(since)) :]
             ratio = sum(seen for seen, _ in of) / max(sum(expected for _, expected in of), 1e-9)
             evidence: dict[str, object] = {**self._ratios(since), "late_ratio": ratio}
             if ratio > OLDER_THAN_ALL * max(1.0, self._ratios(since)["ratio"]):
@@ -319,7 +298,7 @@ class CalibrationTier:
         if log < np.log(NOTICE_H):
             return None
         since = self._users.onset_hour()
-        past = self._after(since)
+        past = self._past.since(since)
         clicks = sum(p.clicks for p in past)
         evidence = {
             "top5_share": sum(p.top_users for p in past) / max(clicks, 1.0),
@@ -359,8 +338,8 @@ class CalibrationTier:
             past = [p for p in self._past if len(p.by_slice) > stream]
             usual = inverse_logit(np.array([p.odds[stream] for p in past]))
             of = np.stack([[p.by_slice[stream] for p in past], np.array([p.clicks for p in past]) * usual], axis=1)
-            since = self._onset(shift.step, of)
-            past = past[-len(self._after(since)) :]
+            since = self._past.onset(shift.step, of)
+            past = past[-len(self._past.since(since)) :]
             seen, expected = (float(value) for value in of[-len(past) :].sum(axis=0))
             total = sum(p.clicks for p in past)
             rest = (total - seen) / max(total - expected, 1e-9)
@@ -402,34 +381,14 @@ class CalibrationTier:
             for now, amount in zip(log.tolist(), over.tolist(), strict=True)
         ]
 
-    def _onset(self, step: float, of: F64) -> float:
-        """Hour since which clicks and expectations `of` the last windows [windows, 2] speak loudest for that log ratio."""
-        speaks = of[:, 0] * step - of[:, 1] * np.expm1(step)  # Poisson log likelihood ratios
-        loudest = len(of) - 1 - int(np.argmax(np.cumsum(speaks[::-1])))
-        return self._past[len(self._past) - len(of) + loudest].hour
-
-    def _after(self, since: float) -> list[Past]:
-        return [p for p in self._past if p.hour >= since] or [self._past[-1]]
-
     def _ratios(self, since: float) -> dict[str, float]:
-        past = self._after(since)
-        clicks, expected = sum(p.clicks for p in past), sum(p.expected for p in past)
-        old, old_expected = sum(p.old for p in past), sum(p.old_expected for p in past)
-        shown, sum_p = sum(p.impressions for p in past), sum(p.sum_p for p in past)
-        usual_p = self._usual[1] / max(self._usual[0], 1e-9)
-        found = {
-            "ratio": clicks / max(expected, 1e-9), "clicks": clicks, "expected": expected, "hours": self._all.hour - since,
-            "p_change": (sum_p / max(shown, 1)) / max(usual_p, 1e-12),
-        }  # fmt: skip
-        if old_expected > 0:
-            found |= {"ratio_young": (clicks - old) / max(expected - old_expected, 1e-9), "ratio_old": old / old_expected}
-        return found
+        return self._past.ratios(since, self._all.hour, float(self._usual[1] / max(self._usual[0], 1e-9)))
 
     def _finding(
         self, check: str, symptom: str, guess: str, subject: str, severity: Severity, evidence: Mapping[str, object],
         excess: float, since: float,
     ) -> Finding:  # fmt: skip
-        onset = self._after(since)[0].start_us
+        onset = self._past.since(since)[0].start_us
         return Finding(check, guess, subject, severity, evidence, None, excess, symptom, NAME, onset)
 
     def _variances(self, spread: Spread, prior: F64, prior_days: float) -> tuple[F64, F64]:
