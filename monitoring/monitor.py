@@ -1,8 +1,8 @@
 """The monitor: five tiers of evidence over the windows of a log, and the desk that makes incidents of what they find.
 
-Predict, test, then learn; not from a window inside an open incident, unless that is the new normal.  Pure: it holds what it learned and touches no file.
-Called by `clickproof monitor`, by drills, the gauntlet and the control room (through a process of its own), and by `clickproof
-monitor log`.
+Predict, test, then learn; not from a window inside an open incident, unless that is the new normal.  Pure: it holds what it
+learned and touches no file.  Called by `clickproof monitor`, by drills, the gauntlet and the control room (through a process of
+its own), and by `clickproof monitor log`.
 """
 
 import copy
