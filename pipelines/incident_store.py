@@ -57,7 +57,7 @@ class IncidentStore:
         return known[number]
 
     def record(self, incidents: Iterable[Mapping[str, Any]], at_us: int) -> None:
-        """Write incidents (`Incident.as_json`) that are new or differ from when they were last written: in state, class, subject,
+        """Write incidents (`Incident.as_json`) that are new or differ from when last written: in state, class, subject,
         or because they are the new normal now.
 
         The webhook is told of states that are new.
