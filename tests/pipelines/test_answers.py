@@ -1,6 +1,7 @@
 """Every answer of the walkthrough, run on the tiny home: its shape, and one thing that must come out whatever the luck."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from as_a_user import clickproof
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from infra.errors import ExplainedError
 from pipelines.answers import ANSWERS, Drawn, answer
 from pipelines.answers.auction_cost import _place_within, bias
 from pipelines.answers.cold_start import exposures
 from pipelines.answers.downsampling import corrected
+from pipelines.answers.drift_test import LEARNED, chi_squared, jensen_shannon, psi, tally, verdicts
 from pipelines.answers.why_ne import distorted
 
 Ask = Callable[[str], dict[str, Any]]
@@ -169,3 +172,35 @@ def test_exposures_count_the_days_before(shown: list[tuple[int, int]], data: st.
     shown_key, shown_day = np.array(shown).T
     expected = [sum(k == other and d < when for other, d in shown) for k, when in asked_for]
     assert exposures(key, day, shown_key, shown_day).tolist() == expected
+
+
+def test_drift_statistics_are_the_textbook_ones() -> None:
+    rng = np.random.default_rng(5)
+    share = np.array([0.5, 0.3, 0.15, 0.05])
+    counts = rng.multinomial(400, share, size=6).astype(float)
+    for i, row in enumerate(counts):
+        assert chi_squared(counts, share)[i] == pytest.approx(stats.chisquare(row, 400 * share).pvalue)
+        assert psi(counts, share)[i] == pytest.approx(
+            sum((k / 400 - q) * math.log(k / 400 / q) for k, q in zip(row, share, strict=True))
+        )
+        middle = (row / 400 + share) / 2
+        apart = [stats.entropy(side, middle, base=2) for side in (row / 400, share)]
+        assert jensen_shannon(counts, share)[i] == pytest.approx(math.sqrt(sum(apart) / 2))
+
+
+def test_windows_are_counted_whole_and_in_order() -> None:
+    assert tally(np.array([0, 1, 1, 2, 2, 2, 0]), 3, 3).tolist() == [[1, 2, 0], [0, 0, 3]]
+
+
+def test_a_learned_spread_keeps_its_promise_where_shares_wander_and_a_p_value_does_not() -> None:
+    rng = np.random.default_rng(6)
+
+    def windows(many: int, moved: float) -> np.ndarray:
+        share = np.clip(0.3 + moved + 0.02 * rng.normal(size=many), 0, 1)
+        first = rng.binomial(5000, share).astype(float)
+        return np.stack([first, 5000 - first], axis=1)
+
+    alarms = verdicts(windows(60, 0.0), {0.0: windows(400, 0.0), 0.1: windows(100, 0.25)}, allowed=1e-3)
+    assert alarms[LEARNED][0.0].mean() < 0.01
+    assert alarms[LEARNED][0.1].mean() > 0.9
+    assert alarms["chi-squared, p < 0.05"][0.0].mean() > 0.3
