@@ -35,6 +35,7 @@ class Judged:
     left: F64
     beyond: Bool  # further out than any window of that length before, by a margin
     rows: int
+    rescored: bool = False  # the declared model, asked again, gave the same: residuals say nothing
     trend: bool = False  # weeks against weeks: k and expected are mean values of a day, left their difference, rows 1
 
 

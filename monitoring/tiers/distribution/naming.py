@@ -34,6 +34,8 @@ def findings(census: Census, rows: Rows, window: Window, judged: list[Judged]) -
         moved = np.abs(one.left) / np.maximum(one.n, 1.0)
         for i in np.flatnonzero(one.log10_p <= one.notice).tolist():
             part = census.parts[i]
+            if one.rescored and part.kind in LEAST_RESIDUAL:
+                continue
             if part.form == "share" and moved[i] < LEAST_SHARE:
                 continue
             if moved[i] < LEAST_RESIDUAL.get(part.kind, 0.0):

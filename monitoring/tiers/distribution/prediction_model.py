@@ -75,6 +75,11 @@ class PredictionModel:
         return self
 
     @property
+    def versions(self) -> frozenset[str]:
+        """Versions of the model whose predictions were learned, as the log calls them."""
+        return frozenset(self.vocabulary["model"].tolist()) if "model" in self.vocabulary else frozenset()
+
+    @property
     def spans(self) -> list[str]:
         """Names of the residual's bins."""
         names = [f"{edge:+.3f}" for edge in self.edges.tolist()]

@@ -17,6 +17,7 @@ from monitoring.tiers.distribution.census import Census
 from monitoring.tiers.distribution.forecast import KEEP_DAYS, Forms, Past, backcast, forecast, residuals
 from monitoring.tiers.distribution.naming import Judged, findings
 from monitoring.tiers.distribution.prediction_model import LEAST_ROWS, PredictionModel, some_people
+from monitoring.tiers.distribution.rescored import rescored_the_same
 from monitoring.tiers.distribution.rows import F64, Rows
 from monitoring.tiers.distribution.surprise import Spread, log10_counts, log10_t
 from monitoring.tiers.distribution.trend import BEFORE, FREEDOM, RECENT, creep
@@ -59,6 +60,7 @@ class Recent:
     n: F64
     expected: F64
     rows: int
+    rescored: bool  # its predictions are what the declared model gives
     explained: int = 0  # the shortest window that paged with it: longer ones leave it out; 0 none
 
 
@@ -142,6 +144,7 @@ class DistributionTier:
         assert self._seen is not None
         self._seen.sums = sums[0] if len(sums) == 1 else None
         now: list[Recent] = []
+        rescored = census.model is not None and rescored_the_same(window, census.model.versions)
         rates, spread_of_values = state.rates, state.spread
         for (start, part), numbers in zip(pieces, sums, strict=True):
             one = Past(np.array([start]), *(numbers[None, :, i] for i in range(4)))
@@ -149,7 +152,7 @@ class DistributionTier:
                 day = start // DAY_US
                 rates, spread_of_values = forecast(state.past, forms, day)
             left, variance = residuals(one, forms, rates, spread_of_values)
-            now.append(Recent(start, left[0], variance[0], one.k[0], one.n[0], one.k[0] - left[0], part.rows))
+            now.append(Recent(start, left[0], variance[0], one.k[0], one.n[0], one.k[0] - left[0], part.rows, rescored))
         scales = list(SCALES) if len(pieces) == 1 else [len(pieces)]
         usable = 1.0 - census.mute
         judged = []
@@ -214,7 +217,8 @@ class DistributionTier:
         n = np.sum([r.n for r in stretch], axis=0)
         rows = sum(r.rows for r in stretch)
         p = np.minimum(p, 0.0)
-        return Judged(hours, stretch[0].start_us, p, page, notice, z, t, k, n, expected, left, beyond, rows)
+        rescored = all(r.rescored for r in stretch)
+        return Judged(hours, stretch[0].start_us, p, page, notice, z, t, k, n, expected, left, beyond, rows, rescored)
 
     def _slow(self, state: State, t: F64, recent: F64, before: F64, usable: F64) -> Judged:
         """Weeks against weeks."""
@@ -225,7 +229,9 @@ class DistributionTier:
         notice, page = SLOW_NOTICE * limit, SLOW_PAGE * limit
         span = 24 * (RECENT + BEFORE)
         began = state.forecast_day * DAY_US - span * HOUR_US
-        return Judged(span, began, p, page, notice, t, t, recent, np.ones(len(t)), before, recent - before, always, 1, True)
+        return Judged(
+            span, began, p, page, notice, t, t, recent, np.ones(len(t)), before, recent - before, always, 1, trend=True
+        )
 
     def _spread_of(self, state: State, hours: int) -> Spread:
         """The spread of windows of any length: that of the next longer scale that is known."""
