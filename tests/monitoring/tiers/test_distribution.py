@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -118,6 +119,27 @@ def test_predictions_that_no_longer_follow_from_the_features_page(business: tupl
     assert found[0].bug_class in ("feature-order", "wrong-model-version")
     # The mix of p is as ever: only its relation to the features is broken.
     assert {f.subject for f in found} == {"prediction"}
+
+
+@pytest.mark.parametrize(("model", "again", "quiet"), [("m1", "p", True), ("m1", "other", False), ("m2", "p", False)])
+def test_a_residual_is_refuted_where_a_known_model_gives_what_was_logged(model: str, again: str, quiet: bool) -> None:
+    def of(window: Window, model: str) -> Window:
+        log = window.log.append_column("model", pa.array([model] * window.log.num_rows))
+        return Window(window.start_us, window.end_us, log)
+
+    source, tier = Business(6, 6000), DistributionTier(COLUMNS)
+    for window in source.windows(0, 4):
+        tier.test(of(window, "m1"))
+        tier.learn()
+    found: list[Finding] = []
+    for window in list(source.windows(4, 5))[NOON : NOON + 2]:
+        hour = of(window, model)
+        p = np.random.default_rng(0).permutation(hour.log["p"].to_numpy())
+        log = hour.log.set_column(hour.log.column_names.index("p"), "p", pa.array(p))
+        given = pa.table({"id": log["id"], "p": p if again == "p" else np.random.default_rng(1).permutation(p)})
+        found += tier.test(replace(hour, log=log, rescored=given))
+        tier.learn()
+    assert quiet == (not [f for f in found if f.symptom == "residual-moved"])
 
 
 def test_an_hour_that_is_healed_is_quiet_at_once(business: tuple[DistributionTier, list[Window]]) -> None:
