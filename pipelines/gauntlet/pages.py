@@ -1,5 +1,6 @@
 """The scoreboard as Markdown: goals beside what was reached, the matrix, and every miss.  Rendered into docs/gauntlet.md."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,18 @@ def quiet_page(result: Mapping[str, Any]) -> str:
     )
     if not result["pages"]:
         return text
-    return text + "\n\n" + _table(["page", "subject"], [[page["class"], page["subject"]] for page in result["pages"]])
+    return text + "\n\n" + _counted(["page", "subject"], [[page["class"], page["subject"]] for page in result["pages"]])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _counted(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table of rows, equal ones once with their number, in order of their first columns."""
+    counts = Counter(tuple(map(str, row)) for row in rows)
+    return _table([*head, "times"], [[*row, count] for row, count in sorted(counts.items())])
 
 
 def _rate(found: Mapping[str, Any]) -> str:
@@ -125,7 +132,7 @@ def _misses(result: Mapping[str, Any]) -> str:
         "### Missed\n\nThe oracle knows hour, size and direction of a calibration shift and the world's real variance; where "
         "it sees nothing within the horizon, nobody could.\n\n"
     )
-    return text + _table(["bug", "intensity", "class", "subject", "what was said instead", "the oracle"], rows)
+    return text + _counted(["bug", "intensity", "class", "subject", "what was said instead", "the oracle"], rows)
 
 
 def _oracle(outcome: Mapping[str, Any]) -> str:
@@ -152,7 +159,7 @@ def _alarms(result: Mapping[str, Any]) -> str:
     if not result["clean_pages"]:
         return ""
     rows = [[page["class"], page["subject"]] for page in result["clean_pages"]]
-    return "### Pages on clean days\n\n" + _table(["class", "subject"], rows)
+    return "### Pages on clean days\n\n" + _counted(["class", "subject"], rows)
 
 
 def _gate(result: Mapping[str, Any]) -> str:
