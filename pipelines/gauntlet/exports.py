@@ -113,14 +113,10 @@ class Draw:
     @classmethod
     def of(cls, site: Site, rng: np.random.Generator) -> "Draw":
         """Days, users and changes for an export of some 5 to 40 thousand rows."""
-        while True:
-            scope = _scope(site, rng, share=None)
-            held = scope.holds(site.rows.time_us, site.rows.group)
-            if FEWEST_ROWS <= held.sum() <= MOST_ROWS and site.rows.label[held].sum() >= FEWEST_CLICKS:
-                break
+        scope = _filled(site, rng, share=None)
         changed = rng.random() < 0.5
         changes = tuple(sorted(rng.choice(list(CHANGES), int(rng.integers(1, 3)), replace=False).tolist())) if changed else ()
-        before = _scope(site, rng, share=scope.share) if rng.random() < 0.7 else None
+        before = _filled(site, rng, share=scope.share) if rng.random() < 0.7 else None
         return cls(site, scope, int(rng.integers(2**31)), changes, before)
 
     @cached_property
@@ -145,6 +141,15 @@ class Draw:
         """What the audit gets of this draw, with other parts or another site's account where a bug was there."""
         ledger = (of or self.site).ledger
         return Export(parts or self.parts, self.scope, self.history(), ledger.account, ledger.slow)
+
+
+def _filled(site: Site, rng: np.random.Generator, share: float | None) -> Scope:
+    """A scope that holds neither too few nor too many rows and clicks."""
+    while True:
+        scope = _scope(site, rng, share)
+        held = scope.holds(site.rows.time_us, site.rows.group)
+        if FEWEST_ROWS <= held.sum() <= MOST_ROWS and site.rows.label[held].sum() >= FEWEST_CLICKS:
+            return scope
 
 
 def _scope(site: Site, rng: np.random.Generator, share: float | None) -> Scope:

@@ -120,7 +120,7 @@ def _made(truth: Truth, sites: Sequence[Site], rng: np.random.Generator) -> tupl
         table = truth.bug.inject(as_table(draw.parts), dose, Scene("training", seed))
         return draw, draw.export(as_parts(table)), None
     work = draw.site.broken(truth.bug, dose, seed, draw.scope.span)
-    return draw, replace(draw, site=work).export(), work
+    return draw, draw.export(replace(draw, site=work).parts, work), work  # what was accepted before is not damaged
 
 
 def _score(seen: Sequence[tuple[Truth, Draw, Checks]]) -> dict[str, Any]:

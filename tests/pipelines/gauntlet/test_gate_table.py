@@ -87,3 +87,23 @@ def test_draws_differ_and_keep_to_their_scope(site: Site) -> None:
     for draw in draws:
         rows = sum(len(part) for part in draw.parts.values())
         assert rows == draw.scope.holds(site.rows.time_us, site.rows.group).sum() >= 4_500
+
+
+def test_a_bug_in_the_features_leaves_what_was_accepted_before_as_it_was(site: Site) -> None:
+    """Whatever days the two have in common; with none, a whole run ended in an error."""
+    rng = np.random.default_rng(4)
+    compared = 0
+    for _ in range(8):
+        draw, export, work = gate._made(gate.Truth(BUGS[1], "strong"), [site], rng)
+        assert work is not None
+        work.close()
+        whole = [name for name, part in export.parts.items() if len(part)]
+        values = [(export.parts[name].columns["user_clicks_7d"], draw.parts[name].columns["user_clicks_7d"]) for name in whole]
+        assert any((damaged != clean).any() for damaged, clean in values)
+        before = draw.history()
+        assert (export.reference is None) == (before is None)
+        if before is not None and export.reference is not None:
+            compared += 1
+            assert export.reference.rows == before.rows
+            np.testing.assert_array_equal(export.reference.auc, before.auc)
+    assert compared
