@@ -27,7 +27,8 @@ def quiet_page(result: Mapping[str, Any]) -> str:
     loud = [day for day, found in result["by_day"].items() if found["notices"] or found["pages"]]
     text = (
         f"{result['clean_days']:.0f} clean days in a row, {result['first_day']} to {result['last_day']} (market "
-        f"{result['seed']}): {result['alarms']} pages, {result['notices']} notices on {len(loud)} days. Upper 95% bound: "
+        f"{result['seed']}): {_many(result['alarms'], 'page')}, {_many(result['notices'], 'notice')} on "
+        f"{_many(len(loud), 'day')}. Upper 95% bound: "
         f"{result['upper95']:.2f} pages in 30 days."
     )
     if not result["pages"]:
@@ -38,6 +39,10 @@ def quiet_page(result: Mapping[str, Any]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _counted(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
