@@ -252,8 +252,7 @@ class ReplayTier:
         if window.rescored is None:
             self._unable["model-replay"] = "no rescored predictions were given"
             return []
-        rows, again = joined(window.log, window.rescored)
-        p, q = (pc.fill_null(pc.cast(t["p"], pa.float64()), np.nan).to_numpy() for t in (rows, again))
+        rows, p, q = asked_again(window.log, window.rescored)
         known = ~np.isnan(q)
         if not known.any():
             self._unable["model-replay"] = "no logged prediction could be rescored"
@@ -312,6 +311,13 @@ def joined(log: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
                                       else place.is_null().to_numpy()))[:ROWS]  # fmt: skip
     there = pc.take(place, pa.array(both))
     return log.take(there), other.take(pa.array(both))
+
+
+def asked_again(log: pa.Table, rescored: pa.Table) -> tuple[pa.Table, Array, Array]:
+    """The log's rows that were rescored, their p as logged, and as given again (float64, NaN where there is none)."""
+    rows, again = joined(log, rescored)
+    logged, given = (pc.fill_null(pc.cast(t["p"], pa.float64()), np.nan).to_numpy() for t in (rows, again))
+    return rows, logged, given
 
 
 def units(rows: pa.Table) -> Array:

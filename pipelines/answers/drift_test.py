@@ -74,12 +74,11 @@ def tally(code: I64, n: int, values: int) -> F64:
 
 def verdicts(usual: F64, later: dict[float, F64], allowed: float) -> dict[str, dict[float, npt.NDArray[np.bool_]]]:
     """By test and dose, which windows alarm; `allowed` is the share of clean windows that may, for the test that has a say."""
-    share = usual.sum(axis=0) / usual.sum()
-    middle, spread = (usual / usual.sum(axis=1, keepdims=True)).mean(axis=0), _spread(usual)
+    share, spread = usual.sum(axis=0) / usual.sum(), _spread(usual)
     limit = stats.t.isf(allowed / 2 / len(share), len(usual) - 1)
 
     def learned(counts: F64) -> npt.NDArray[np.bool_]:
-        moved = np.abs(counts / counts.sum(axis=1, keepdims=True) - middle) / spread
+        moved = np.abs(counts / counts.sum(axis=1, keepdims=True) - share) / spread
         return np.asarray(moved.max(axis=1) > limit)
 
     tests = {

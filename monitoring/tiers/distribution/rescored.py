@@ -5,10 +5,9 @@ row of a category past a split nobody had crossed.  Called by the tier.
 """
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from monitoring.tiers.replay import joined
+from monitoring.tiers.replay import asked_again
 from monitoring.tiers.rescoring import logit
 from monitoring.window import Window
 
@@ -23,8 +22,7 @@ def rescored_the_same(window: Window, models: frozenset[str]) -> bool:
         return False
     if not set(pc.unique(window.log["model"]).to_pylist()) <= models:
         return False
-    rows, again = joined(window.log, window.rescored)
-    logged, given = (pc.fill_null(pc.cast(t["p"], pa.float64()), np.nan).to_numpy() for t in (rows, again))
+    _, logged, given = asked_again(window.log, window.rescored)
     answered = ~np.isnan(given)
     if len(given) < LEAST or answered.mean() < KNOWN:
         return False
