@@ -18,6 +18,7 @@ from monitoring.tiers.counts import Rate
 from monitoring.tiers.facts import (
     Fact,
     Memory,
+    UnderWay,
     ages,
     books,
     contract,
@@ -88,8 +89,8 @@ class ExactTier:
         if self._learned_h <= FIRST_H:
             memory.rules |= seen.get("rules", set())
         if self._learned_h <= REFERENCE_H:
-            for name, rows in memory.under_way.items():
-                memory.slack[name] = max(memory.slack.get(name, 0), rows)
+            for name, (hour, day) in memory.under_way.items():
+                memory.usual.setdefault(name, UnderWay()).add(hour, day)
         if "bunch" in seen:
             self._bunch = [*self._bunch, seen["bunch"]][-24 * 14 :]
         self._seen = {}

@@ -23,8 +23,9 @@ from monitoring.window import LogColumns, Window
 U64 = npt.NDArray[np.uint64]
 Group = Literal["identity", "contract", "versions", "books", "ages"]
 
-# Rows under way at the end of an hour, over the most in the reference.  Without it a midnight with six requests in flight was
-# a page: 27 on 94 clean days of two worlds, none of them before the third week.
+# Rows under way at the end of an hour: how much further from their mean than the furthest in the reference.  Without it a
+# midnight with six requests in flight was a page: 27 on 94 clean days of two worlds, none of them before the third week.  From
+# their mean, as a stage may be ahead: of requests that show nothing more are accepted than predictions know of.
 SLACK = 2.0
 ID_DAYS = 3  # days for which ids are remembered: redeliveries come within hours
 CLOCK_SKEW = "clock-skew"
@@ -54,6 +55,25 @@ class Fact:
 
 
 @dataclass(slots=True)
+class UnderWay:
+    """Rows that one stage had and the next had not at the end of the reference's hours; below zero where it had more."""
+
+    hours: int = 0
+    total: int = 0
+    most: int = 0
+
+    def add(self, hour: int, day: int) -> None:
+        """The rows of one more hour, and of its day so far."""
+        self.hours, self.total, self.most = self.hours + 1, self.total + hour, max(self.most, hour, day)
+
+    @property
+    def slack(self) -> int:
+        """Rows that may be under way before one is missing."""
+        mean = self.total / max(self.hours, 1)
+        return max(round(mean + SLACK * (self.most - mean)), 0)
+
+
+@dataclass(slots=True)
 class Memory:
     """What facts need of earlier windows."""
 
@@ -63,8 +83,8 @@ class Memory:
     rules: set[tuple[str, str, str]] = field(default_factory=set)  # contract rules that were broken in the first days
     pending: tuple[int, int] | None = None  # end_us, clicks waiting then
     day: int = -1
-    slack: dict[str, int] = field(default_factory=dict)  # the most rows that were under way in the first two weeks
-    under_way: dict[str, int] = field(default_factory=dict)  # in the window tested last
+    usual: dict[str, UnderWay] = field(default_factory=dict)  # in the first two weeks
+    under_way: dict[str, tuple[int, int]] = field(default_factory=dict)  # in the window tested last: in the hour, in the day
     net: dict[str, tuple[int, int]] = field(
         default_factory=dict
     )  # of the day: what one stage had and the next had not, of how many
@@ -199,8 +219,8 @@ def reconciliation(window: Window, memory: Memory) -> Iterator[Fact]:
     def lost(name: str, before: int, after: int) -> tuple[int, int, tuple[int, int]]:
         missing, of = memory.net.get(name, (0, 0))
         memory.net[name] = missing, of = missing + before - after, of + before
-        memory.under_way[name] = max(missing, before - after, 0)
-        slack = round(SLACK * memory.slack.get(name, 0))
+        memory.under_way[name] = before - after, missing
+        slack = memory.usual[name].slack if name in memory.usual else 0
         return min(max(before - after - slack, 0), before), before, (min(max(missing - slack, 0), of), of)
 
     clicks = stages.get("clicks", {})

@@ -74,12 +74,15 @@ class Volume:
             return None
         actual = usual = 0.0
         for back in range(1, RECENT + 1):
-            before = self._base(hour - back)[0] if hour - back in self._recent else None
+            # The evening of a holiday says nothing about the weekend that it begins.
+            alike = hour - back in self._recent and weekend(hour - back) == weekend(hour)
+            before = self._base(hour - back)[0] if alike else None
             if before is not None:
                 actual, usual = actual + self._recent[hour - back], usual + before
         today = min(max((actual + STEADY) / (usual + STEADY), 1 / FURTHEST), FURTHEST)
         mean = max(base * today, 1e-3)
         bunch, spread = self._noise(known_kind)
+        spread = spread if usual else max(spread, DAYS_DIFFER)
         return Expected(mean, bunch * mean + (spread * mean) ** 2)
 
     def see(self, hour: int, count: float) -> Expected | None:

@@ -25,6 +25,9 @@ F64 = npt.NDArray[np.float64]
 # On our worlds hours of one day share a deviation and days do not: as much noise in the long run as this memory brings.
 MEMORY_H = 12.0
 STARTS = 12  # starts held at once, spaced like the powers of their age
+# Older starts count no more, which only makes the sum smaller: a champion's level wanders by 4% in three weeks, and what has
+# not shown in two is no step.
+OLDEST_H = 14 * 24.0
 # A level's steady motion: learned over so many days, after the first days' search for the level, shrunk by two weeks of none.
 TREND_DAYS, TREND_AFTER_H, TREND_PRIOR_DAYS = 28.0, 72.0, 14.0
 ODD_DAY = 5.0  # one day in a hundred
@@ -152,6 +155,7 @@ class EDetector:
         self._cov[0] += self.wander.drift * hours / 24
         self._cov[1] *= fade
         self._cov[2] = fade**2 * self._cov[2] + (1 - fade**2) * day_variance + fresh
+        self._log[self._since < self.hour - OLDEST_H] = -np.inf
         self._born = np.append(self._born, self.hour)
         self.hour += hours
         self._levels = np.concatenate([self._levels, np.repeat(self.level[:, None, None], len(self.shifts), 1)], axis=2)

@@ -105,7 +105,7 @@ class EntityCounter:
             (nulls, rows.rows, 0.0, 1.0),
         ])  # fmt: skip
 
-    def learn(self, rows: Rows, start_us: int) -> None:
+    def meet(self, rows: Rows, start_us: int) -> None:
         """Values seen become known from now on."""
         codes, values = rows.codes(self.column)
         counts = np.bincount(codes[codes >= 0], minlength=len(values))

@@ -16,11 +16,12 @@ from monitoring.tiers.distribution.numbers import NumberCounter
 from monitoring.tiers.distribution.owners import AGREE, LOOSE, OwnedCounter, find_owner
 from monitoring.tiers.distribution.parts import BUDGET, Part
 from monitoring.tiers.distribution.prediction_model import PredictionModel
-from monitoring.tiers.distribution.rows import BOTH, EVERYTHING, F64, I64, Rows
+from monitoring.tiers.distribution.rows import BOTH, ENOUGH_OWNERS, EVERYTHING, F64, I64, Rows
 from monitoring.window import LogColumns
 
 ALWAYS = ("clock", "apart", "null", "new", "far-low", "far-high")  # kinds watched even where a column follows the clock
 OWNER_HOURS, OWNER_ROWS = 12, 8000  # of the sample, at least, in which owners are looked for
+LARGE, LARGE_ROWS = 0.1, 10  # share of an hour's rows, and rows, above which one item is left out
 FEW = 64  # values of a category that may own together with another
 
 
@@ -136,10 +137,14 @@ class Census:
         return np.array([float(p.subject in timed and p.kind not in ALWAYS) for p in self.parts])
 
     def count(self, rows: Rows, start_us: int) -> F64:
-        """(k, n, q, deff) [m, 4] of one hour."""
+        """(k, n, q, deff) [m, 4] of one hour.
+
+        An item that alone has a large part of the rows is left out, but for how new and how busy it is: one ad that wins most
+        auctions moves every share with it, and neither its coming nor its end is the fault of a column."""
+        everything, rows = rows, without_one_item(rows)
         blocks = [number.count(rows) for number in self.numbers]
         blocks += [category.count(rows) for category in self.categories]
-        blocks += [counter.count(rows, start_us) for counter in self.entities]
+        blocks += [counter.count(everything, start_us) for counter in self.entities]
         blocks += [counter.count(rows) for counter in self.owned]
         nothing = np.array([(0.0, 0.0, 0.0, 1.0)])
         blocks += [clock.count(rows) if clock else nothing for clock in self.clocks.values()]
@@ -148,11 +153,27 @@ class Census:
         )
         return np.concatenate(blocks)
 
-    def learn(self, rows: Rows, start_us: int) -> None:
-        """What is remembered of an hour: values, entities, owners' values."""
+    def learn(self, rows: Rows) -> None:
+        """What is remembered of an hour: values, owners' values."""
         for category in self.categories:
             category.learn(rows)
-        for entity in self.entities:
-            entity.learn(rows, start_us)
         for owned in self.owned:
             owned.learn(rows)
+
+    def meet(self, rows: Rows, start_us: int) -> None:
+        """Who was there, learned or not: after a week's incident not everybody is new."""
+        for entity in self.entities:
+            entity.meet(rows, start_us)
+
+
+def without_one_item(rows: Rows) -> Rows:
+    """Rows but those of an item that has more than `LARGE` of them, as long as there are many others."""
+    if "item" not in rows.names:
+        return rows
+    codes, values = rows.codes("item")
+    sizes = np.bincount(codes[codes >= 0], minlength=len(values))
+    large = sizes > max(LARGE * rows.rows, LARGE_ROWS)
+    others = sizes[~large].astype(np.float64)
+    if not large.any() or others.sum() ** 2 < ENOUGH_OWNERS * np.square(others).sum():
+        return rows
+    return Rows(rows.table.filter(pa.array(~np.append(large, False)[codes])))

@@ -49,6 +49,8 @@ class NumberCounter:
                 self.mode = float(distinct[np.argmax(counts)])
         self.edges = _edges(known)
         self.edges32 = self.edges.astype(np.float32)
+        # What a column of users and requests holds also depends on which ads they are shown.
+        self.mixed = bool(np.isfinite(lasts(cluster_by))) and sample.has_many_others("item")
         own = self._distinct_values(sample)
         self.grid = next((g for g in GRIDS if len(own) and on_grid(own, g).mean() < NATURAL), 0.0)
         self.casts = bool(len(own)) and float(in_half_precision(own).mean()) < NATURAL
@@ -96,24 +98,29 @@ class NumberCounter:
         place = np.searchsorted(self.edges32 if values.dtype == np.float32 else self.edges, values, side="right")
         counts = np.bincount(place, minlength=bins).astype(np.float64)
         counts[-1] -= nulls
+        crowd = rows.crowded(np.where(missing, -1, place), bins, "item") if self.mixed else np.zeros(rows.rows, dtype=bool)
+        counted = ~missing & ~crowd
         out = np.zeros((len(self.parts), 4))
         out[:, 1], out[:, 3] = known, deff
-        out[:bins, 0] = voters = groups.voters(np.where(missing, -1, place), bins) if groups else counts
-        out[:bins, 1], out[:bins, 3] = voters.sum(), 1.0
-        zero = values == 0
+        voting = np.where(counted, place, -1)
+        voters = groups.voters(voting, bins) if groups else np.bincount(voting + 1, minlength=bins + 1)[1:].astype(np.float64)
+        out[:bins, 0], out[:bins, 1], out[:bins, 3] = voters, voters.sum(), 1.0
+        zero = (values == 0) & ~crowd
         zeros = float(np.count_nonzero(zero))
         at = bins
         things = rows.things(np.flatnonzero(missing), self.cluster_by) if nulls else 0.0
         out[at] = nulls, total, 0.0, max(deff, nulls / things if things else 0.0)
-        out[at + 1, :2] = things, total
-        out[at + 2, 0] = zeros
-        out[at + 3, 0] = _rare(zero, zeros, groups)
+        # Owners' worth of all owners' worth: of rows, it would change with how many rows each has.
+        worth = groups.worth if groups else total
+        out[at + 1, :2] = things, worth
+        out[at + 2, :2] = zeros, np.count_nonzero(counted)
+        out[at + 3, :2] = _rare(zero, zeros, groups), worth
         out[at + 4, 0] = float(np.count_nonzero(values == self.mode))
         if len(self.edges) > 1:
             out[at + 5, 0] = _rare(place == 0, counts[0], groups)
             out[at + 6, 0] = _rare((place == bins - 1) & ~missing, counts[-1], groups)
-        logs = (values if self.subject == "prediction" else signed_log(values))[~missing].astype(np.float64)
-        means = groups.means(logs, ~missing) if groups else logs
+        logs = (values if self.subject == "prediction" else signed_log(values))[counted].astype(np.float64)
+        means = groups.means(logs, counted) if groups else logs
         out[at + 7] = means.sum(), len(means), np.square(means).sum(), 1.0
         own = self._distinct_values(rows)
         out[at + 8 :, 1], out[at + 8 :, 3] = len(own), 1.0

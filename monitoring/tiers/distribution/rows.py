@@ -20,6 +20,7 @@ Bool = npt.NDArray[np.bool_]
 EVERYTHING = "*"  # the key whose one owner has all rows
 BOTH = "+"  # between two columns that own together
 ENOUGH_OWNERS = 20.0  # of a log, before it means something that rows are of few of them
+CROWD, CROWD_ROWS = 0.15, 10  # share of the rows in one place, and rows, above which they are of one owner
 BETWEEN = "\x1f"  # between their values
 
 
@@ -87,7 +88,9 @@ class Rows:
         return self
 
     def number(self, name: str) -> Array:
-        """Values [n], float32 or float64; NaN where null or not finite."""
+        """Values [n], float32 or float64; NaN where null or not finite, and in a column that is gone."""
+        if name not in self._numbers and name not in self.names:
+            self._numbers[name] = np.full(self.rows, np.nan, dtype=np.float32)
         if name not in self._numbers:
             column = self.table[name]
             kind = pa.float32() if pa.types.is_floating(column.type) and column.type.bit_width <= 32 else pa.float64()
@@ -97,9 +100,13 @@ class Rows:
         return self._numbers[name]
 
     def codes(self, name: str) -> tuple[npt.NDArray[np.int32], Array]:
-        """(codes [n], the distinct values they index); -1 where null, "" or, of numbers, NaN or negative."""
+        """(codes [n], the distinct values they index); -1 where null, "" or, of numbers, NaN or negative.
+
+        Of a column that is gone all are."""
         if name not in self._codes and BOTH in name:
             self._codes[name] = self._pairs(*name.split(BOTH))
+        if name not in self._codes and name not in self.names:
+            self._codes[name] = np.full(self.rows, -1, dtype=np.int32), np.empty(0, dtype=str)
         if name not in self._codes:
             column = self.table[name]
             if isinstance(column, pa.ChunkedArray):
@@ -133,6 +140,25 @@ class Rows:
     def has_many(self, key: str) -> bool:
         """Whether the rows have that key, and enough owners by it to say something."""
         return key in self.names and self.groups(key).worth >= ENOUGH_OWNERS
+
+    def has_many_others(self, key: str) -> bool:
+        """The same of all owners but the busiest."""
+        if key not in self.names:
+            return False
+        sizes = np.sort(self.groups(key).sizes)[:-1].astype(np.float64)
+        return bool(sizes.sum() ** 2 >= ENOUGH_OWNERS * np.square(sizes).sum() > 0)
+
+    def crowded(self, place: I64, places: int, key: str) -> Bool:
+        """Rows [n] of an owner that alone has more than `CROWD` of the rows in their place [n]; rows at -1 are in none.
+
+        One new ad in a category that few users had met is a third of those who had not; the day before nobody was.
+        """
+        owner, owners = self.groups(key).owner, len(self.groups(key).sizes)
+        pair = (place + 1) * owners + owner
+        alone = np.bincount(pair, minlength=(places + 1) * owners).reshape(places + 1, owners)
+        large = alone > np.maximum(CROWD * alone.sum(axis=1), CROWD_ROWS)[:, None]
+        large[0] = False
+        return np.asarray(large.ravel()[pair])
 
     def things(self, hit: I64, cluster_by: str) -> float:
         """How many things these row numbers are: owners' worth of rows, of whichever of the column's owner, users and items

@@ -2,7 +2,7 @@
 
 Two doubts are met by two tails, and the milder verdict counts.  A t distribution on a scale learned from replicates (shrunk
 within the family: `monitoring.spread.shrink`) covers days that differ by more than luck.  A negative binomial with the same
-variance covers small counts, where one hit can be many standard deviations.
+variance covers small counts, where one hit can be many standard deviations; a binomial of as many fewer rows, large shares.
 """
 
 import numpy as np
@@ -111,3 +111,16 @@ def log10_counts(k: F64, expected: F64, inflation: F64, up: np.ndarray) -> F64:
         lower = special.betainc(size, k + 1.0, 1.0 / inflation)
         tail = np.where(k <= 0, np.where(up, 1.0, lower), np.where(up, upper, lower))
         return np.asarray(np.maximum(np.log10(np.maximum(np.nan_to_num(tail, nan=1.0), 1e-300)), -300.0))
+
+
+def log10_shares(k: F64, n: F64, rate: F64, inflation: F64, up: np.ndarray) -> F64:
+    """log10 of the tail of k of n at or beyond what was seen, under a binomial whose `inflation` rows are worth one.
+
+    Exact through the incomplete beta function, which also takes k and n that are no whole numbers.
+    """
+    inflation = np.maximum(inflation, 1.0)
+    n = n / inflation
+    k, rate = np.clip(k / inflation, 0.0, n), np.clip(rate, 1e-12, 1.0 - 1e-9)
+    upper = special.betainc(np.maximum(k, 1e-9), n - k + 1.0, rate)
+    lower = special.betainc(np.maximum(n - k, 1e-9), k + 1.0, 1.0 - rate)
+    return np.asarray(np.log10(np.maximum(np.where(up, upper, lower), 1e-300)))

@@ -15,29 +15,24 @@ from infra.clock import DAY_US, HOUR_US
 from monitoring.findings import Finding
 from monitoring.tiers.distribution.census import Census
 from monitoring.tiers.distribution.forecast import KEEP_DAYS, Forms, Past, backcast, forecast, residuals
-from monitoring.tiers.distribution.naming import Judged, findings
+from monitoring.tiers.distribution.looks import Judged
+from monitoring.tiers.distribution.naming import findings
 from monitoring.tiers.distribution.prediction_model import LEAST_ROWS, PredictionModel, some_people
 from monitoring.tiers.distribution.rescored import rescored_the_same
 from monitoring.tiers.distribution.rows import F64, Rows
-from monitoring.tiers.distribution.surprise import Spread, log10_counts, log10_t
-from monitoring.tiers.distribution.trend import BEFORE, FREEDOM, RECENT, creep
-from monitoring.tiers.tier import NOTICES_A_DAY, PAGES_A_DAY, SHARE
+from monitoring.tiers.distribution.surprise import Spread
+from monitoring.tiers.distribution.trend import creep
+from monitoring.tiers.distribution.verdict import Recent, slow, verdict
 from monitoring.window import LogColumns, Window
 
 # Hours of a window -> (part of the budget, windows of that length judged a day).
 SCALES: Mapping[int, tuple[float, int]] = {1: (0.35, 24), 2: (0.2, 24), 8: (0.15, 24), 24: (0.2, 24), 168: (0.05, 1)}
-SLOW_SHARE = 0.05  # of the budget, for weeks against weeks, once a day
-# Times the limit on log p at which a slow drift is a notice, and pages: businesses grow; only an extreme drift is news.
-SLOW_NOTICE, SLOW_PAGE = 1.5, 2.0
-# Ages and counters wander through the bins of a column for ever; a drift that matters moves a mean or the mix.
-SLOW_KINDS = ("mean", "category", "null", "zero", "novel")
 LEAST_DAYS = 2  # of reference
+HOLE_DAYS = 7  # for which a hole in what was learned leaves forecasts uncertain
 HELD_ROWS = 300_000  # of the first days, held until cuts are learned
 SAMPLE_ROWS = 400  # an hour, kept to learn the prediction from
 LEARN_PREDICTION = (3, 7, 14)  # days of reference at which it is learned, better each time
 RELEARN_DAYS = 7  # and from then on every week, from the last LEARN_PREDICTION[-1] days: campaigns come and go
-CLUMPED = 1.2  # variance of rare counts over Poisson's, at least
-BEYOND = 1.5  # a page must be this much further out than any window of its length before it
 
 
 @dataclass(slots=True)
@@ -47,21 +42,6 @@ class Seen:
     window: Window
     rows: Rows
     sums: F64 | None = None  # [m, 4]
-
-
-@dataclass(slots=True)
-class Recent:
-    """An hour that longer windows may look back on, learned or not."""
-
-    start_us: int
-    left: F64
-    variance: F64
-    k: F64
-    n: F64
-    expected: F64
-    rows: int
-    rescored: bool  # its predictions are what the declared model gives
-    explained: int = 0  # the shortest window that paged with it: longer ones leave it out; 0 none
 
 
 @dataclass(slots=True)
@@ -78,6 +58,7 @@ class State:
     scales: dict[int, Spread] = field(default_factory=dict)
     creep: tuple[F64, F64, F64] | None = None  # weeks against weeks, as of the last midnight
     forecast_day: int = -1
+    hole: float = 1.0  # days from one learned to the next, at most, lately
 
 
 class DistributionTier:
@@ -118,6 +99,7 @@ class DistributionTier:
             self._unable = {"distribution": "no rows in the window"}
             return []
         judged = self._judge(state, window, rows)
+        state.census.meet(rows, window.start_us)
         self._ran = ("distribution",)
         if state.census.model is None:
             self._unable["prediction-residual"] = (
@@ -155,6 +137,8 @@ class DistributionTier:
             now.append(Recent(start, left[0], variance[0], one.k[0], one.n[0], one.k[0] - left[0], part.rows, rescored))
         scales = list(SCALES) if len(pieces) == 1 else [len(pieces)]
         usable = 1.0 - census.mute
+        # What was learned days ago, as an incident is open or was until lately, forecasts so many days: as a random walk does.
+        stale = max((window.start_us - (self._last or window.start_us)) / DAY_US, state.hole)
         judged = []
         for hours in scales:
             if len(pieces) == 1 and hours == 168 and window.end_us % DAY_US:
@@ -174,64 +158,14 @@ class DistributionTier:
                 if hours > 1 and len(earlier) < hours // 2:
                     continue
                 stretch = [*earlier, *now]
-            judged.append(
-                self._verdict(state, stretch, spread, hours, share / tests, usable, int(window.end_us // HOUR_US - 1) % 24)
-            )
+            factor = spread.at(int(window.end_us // HOUR_US - 1) % 24) * stale
+            judged.append(verdict(census, stretch, spread, factor, hours, share / tests, usable))
         if window.start_us % DAY_US == 0 and state.creep is not None:
-            judged.append(self._slow(state, *state.creep, usable))
+            judged.append(slow(census, *state.creep, usable, state.forecast_day))
         if len(pieces) == 1:
             begin = window.end_us - 168 * HOUR_US
             self._recent = [r for r in self._recent if begin <= r.start_us < window.start_us] + now
         return judged
-
-    def _verdict(
-        self, state: State, stretch: list[Recent], spread: Spread, hours: int, share: float, usable: F64, end_hour: int
-    ) -> Judged:
-        """log10 p of every part over a stretch, beside its limits."""
-        forms = state.census.forms
-        left = np.sum([r.left for r in stretch], axis=0)
-        variance = np.sum([r.variance for r in stretch], axis=0)
-        k = np.sum([r.k for r in stretch], axis=0)
-        expected = np.maximum(np.sum([r.expected for r in stretch], axis=0), 0.0)
-        z = left / np.sqrt(np.maximum(variance, 1e-300))
-        factor = spread.at(end_hour)
-        t = z / np.sqrt(factor)
-        able = (variance > 0) & (usable > 0) & spread.able
-        p_t = log10_t(t, spread.freedom)
-        # An owner may be a hit in hour after hour of a window.
-        hit_hours = np.sum([r.k > 0 for r in stretch], axis=0)
-        deff = np.clip(variance / np.maximum(expected, 1e-12), 1.0, 1e9)
-        inflation = np.where(forms.rare, np.maximum(factor, CLUMPED), factor * deff)
-        by_owner = np.minimum(hit_hours, state.census.lasts)
-        inflation = np.where(state.census.by_owner, np.maximum(inflation, by_owner), inflation)
-        up = left > 0
-        p_count = log10_counts(np.maximum(k, 0.0), expected, inflation, up)
-        p = np.where(forms.mean, p_t, np.where(forms.rare, p_count, np.maximum(p_t, p_count)))
-        p = p + np.log10(np.where(state.census.up_only, 1.0, 2.0))
-        p[~able | (state.census.up_only & ~up)] = 0.0
-        seen = spread.largest * BEYOND
-        beyond = np.abs(z) > seen
-        weight = state.census.weight
-        page = np.log10(PAGES_A_DAY * SHARE[self.name] * share * weight)
-        notice = np.log10(NOTICES_A_DAY * SHARE[self.name] * share * weight)
-        n = np.sum([r.n for r in stretch], axis=0)
-        rows = sum(r.rows for r in stretch)
-        p = np.minimum(p, 0.0)
-        rescored = all(r.rescored for r in stretch)
-        return Judged(hours, stretch[0].start_us, p, page, notice, z, t, k, n, expected, left, beyond, rows, rescored)
-
-    def _slow(self, state: State, t: F64, recent: F64, before: F64, usable: F64) -> Judged:
-        """Weeks against weeks."""
-        watched = np.array([part.kind in SLOW_KINDS for part in state.census.parts])
-        p = np.minimum(log10_t(t, np.full(len(t), FREEDOM)) + np.log10(2.0), 0.0) * usable * watched
-        limit = np.log10(PAGES_A_DAY * SHARE[self.name] * SLOW_SHARE * state.census.weight)
-        always = np.ones(len(t), dtype=bool)
-        notice, page = SLOW_NOTICE * limit, SLOW_PAGE * limit
-        span = 24 * (RECENT + BEFORE)
-        began = state.forecast_day * DAY_US - span * HOUR_US
-        return Judged(
-            span, began, p, page, notice, t, t, recent, np.ones(len(t)), before, recent - before, always, 1, trend=True
-        )
 
     def _spread_of(self, state: State, hours: int) -> Spread:
         """The spread of windows of any length: that of the next longer scale that is known."""
@@ -265,7 +199,7 @@ class DistributionTier:
             return
         if sums is None:
             sums = state.census.count(rows, start)
-        state.census.learn(rows, start)
+        state.census.learn(rows)
         if start // DAY_US != state.forecast_day:
             self._refresh(state, start // DAY_US)
         one = Past(np.array([start]), *(sums[None, :, i] for i in range(4)))
@@ -279,7 +213,8 @@ class DistributionTier:
         counted = []
         for start, rows in self._held:
             counted.append(census.count(rows, start))
-            census.learn(rows, start)
+            census.learn(rows)
+            census.meet(rows, start)
         table = np.stack(counted)
         past = Past(np.array([start for start, _ in self._held]), *(table[:, :, i] for i in range(4)))
         self._state = State(census, past, *backcast(past, census.forms))
@@ -296,7 +231,9 @@ class DistributionTier:
         # Counted from the last hour learned: an incident may stay open for longer than days are kept.
         keep = state.past.start >= state.past.start[-1] - KEEP_DAYS * DAY_US
         state.past, state.left, state.variance = state.past.part(keep), state.left[keep], state.variance[keep]
-        days = len(np.unique(state.past.start // DAY_US))
+        learned = np.unique(state.past.start // DAY_US)
+        days = len(learned)
+        state.hole = float(np.diff(learned)[learned[1:] >= day - HOLE_DAYS].max(initial=1))
         self._learn_late(state, days, day)
         state.rates, state.spread = forecast(state.past, census.forms, day)
         usual = np.clip(state.past.k.sum(axis=0) / np.maximum(state.past.n.sum(axis=0), 1e-9), 0, 1)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from monitoring.tiers.calibration.concentration import PARTS, TIMES, Concentration
 from monitoring.tiers.calibration.delay_curve import EDGES, DelayCurve, bucket_counts, transit
-from monitoring.tiers.calibration.edetector import ODD_DAY, EDetector, Shift, Wander
+from monitoring.tiers.calibration.edetector import ODD_DAY, OLDEST_H, EDetector, Shift, Wander
 from monitoring.tiers.calibration.overdispersion import CAUTION, Spread, shrunk
 
 STILL = Wander(level=1e-9, drift=1e-12)
@@ -51,6 +51,18 @@ def test_the_first_share_has_an_e_value_of_mean_one(total: int, share: float, da
     chance = stats.betabinom.pmf(counts, total, size * share, size * (1 - share))
     values = np.array([value(detector(True), float(k), share, day, float(total)) for k in counts])
     assert float(chance @ values) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_what_began_more_than_two_weeks_ago_is_no_evidence_any_more() -> None:
+    made = detector(False, STILL, Shift(-0.2, 0.0, 1.0))
+    for hour in range(int(OLDEST_H) + 96):
+        seen = 60.0 if hour < 72 else 80.0  # three days of a fifth fewer clicks
+        value(made, seen, 80.0, 1e-6)
+        if hour == 71:
+            high = made.evidence()[0]
+    assert high > 20
+    assert made.hour - made.best(0)[1] <= OLDEST_H
+    assert made.evidence()[0] < np.log(made.hour)
 
 
 def test_without_a_shift_the_statistic_grows_by_an_hour_an_hour_on_average() -> None:

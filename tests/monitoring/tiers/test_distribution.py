@@ -225,3 +225,48 @@ def test_an_incident_open_for_months_leaves_the_tier_judging(business: tuple[Dis
     for window in later[:2]:
         tier.test(window)  # nothing was learned for two months
         assert "distribution" in tier.ran()
+
+
+def test_columns_that_are_gone_are_all_null(business: tuple[DistributionTier, list[Window]]) -> None:
+    tier, windows = business
+    noon = windows[NOON]
+    without = Window(noon.start_us, noon.end_us, noon.log.drop_columns(["f_x0", "f_c1", "f_c3"]))
+    found = {finding.subject: finding.symptom for finding in pages(copy.deepcopy(tier).test(without))}
+    assert {name: found[name] for name in ("x0", "c1", "c3")} == dict.fromkeys(("x0", "c1", "c3"), "nulls-up")
+
+
+def won_by_one_ad(window: Window, share: float) -> Window:
+    """Two hundred ads, and one more that takes a share of the rows: its price and its category are what they are."""
+    log = window.log
+    item = 1 + (uniform(log["id"].to_numpy(), 11) * 200).astype(np.int64)
+    hit = uniform(log["id"].to_numpy(), 13) < share
+    log = log.set_column(log.column_names.index("item"), "item", pa.array(np.where(hit, 777, item)))
+    log = log.drop_columns(["f_c3"])  # of the items as they were
+    for name, value in (("f_x0", 3.3), ("f_x2", -2.5)):
+        values = np.where(hit, np.float32(value), log[name].to_numpy())
+        log = log.set_column(log.column_names.index(name), name, pa.array(values.astype(np.float32)))
+    return Window(window.start_us, window.end_us, log)
+
+
+def test_one_ad_that_wins_a_third_of_the_rows_is_no_fault_of_a_column() -> None:
+    source, tier = Business(5, 9000), DistributionTier(COLUMNS)
+    for window in source.windows(0, 7):
+        tier.test(won_by_one_ad(window, 0.0))
+        tier.learn()
+    windows = [window for window in source.windows(7, 8) if window.log.num_rows > 80]
+    assert pages(watch(tier, [won_by_one_ad(window, 0.3) for window in windows])) == []
+    # The same values, of all ads.
+    spoilt = [changed("f_x0", lambda v: np.full_like(v, 3.3), 0.3)(won_by_one_ad(window, 0.0)) for window in windows[:12]]
+    assert "x0" in {finding.subject for finding in pages(watch(tier, spoilt))}
+
+
+def test_after_a_week_without_learning_not_everybody_is_new(business: tuple[DistributionTier, list[Window]]) -> None:
+    tier = copy.deepcopy(business[0])
+    source, found = Business(5, ROWS), []
+    windows = [w for w in source.windows(0, REFERENCE + 9) if w.start_us >= START_US + REFERENCE * DAY_US]
+    for window in windows[: 8 * 24]:
+        tier.test(window)  # an incident is open
+    for window in windows[8 * 24 :]:
+        found += tier.test(window)
+        tier.learn()
+    assert [str(f) for f in pages(found)] == []

@@ -13,8 +13,8 @@ from monitoring.tiers.distribution.clockwork import ClockCounter
 from monitoring.tiers.distribution.forecast import Forms, Past, backcast, forecast, residuals, rolling
 from monitoring.tiers.distribution.numbers import in_half_precision, on_grid
 from monitoring.tiers.distribution.owners import apart
-from monitoring.tiers.distribution.rows import EVERYTHING, Rows, same
-from monitoring.tiers.distribution.surprise import log10_counts
+from monitoring.tiers.distribution.rows import CROWD, CROWD_ROWS, EVERYTHING, Rows, same
+from monitoring.tiers.distribution.surprise import log10_counts, log10_shares
 from monitoring.tiers.distribution.trend import creep
 
 START = 20_454 * DAY_US  # a Thursday
@@ -27,6 +27,24 @@ def test_tails_of_counts_are_those_of_the_negative_binomial(k: int, mean: float,
     exact = stats.nbinom.sf(k - 1, size, p) if up else stats.nbinom.cdf(k, size, p)
     found = log10_counts(np.array([float(k)]), np.array([mean]), np.array([inflation]), np.array([up]))[0]
     assert found == pytest.approx(np.log10(exact), abs=1e-6)
+
+
+@given(st.integers(0, 200), st.integers(200, 400), st.floats(0.02, 0.98), st.sampled_from([1.0, 2.0, 5.0]))
+def test_tails_of_shares_are_those_of_the_binomial_of_as_many_fewer_rows(k: int, n: int, rate: float, worth: float) -> None:
+    up = k > n * rate
+    exact = stats.binom.sf(k - 1, n, rate) if up else stats.binom.cdf(k, n, rate)
+    rows = np.array([float(k * worth)]), np.array([float(n * worth)])
+    found = log10_shares(*rows, np.array([rate]), np.array([worth]), np.array([up]))[0]
+    assert found == pytest.approx(np.log10(max(exact, 1e-300)), abs=1e-5)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 4)), min_size=1, max_size=150), st.integers(1, 25))
+def test_a_crowd_is_the_rows_of_an_owner_that_has_most_of_a_place(rows: list[tuple[int, int]], times: int) -> None:
+    rows = [*rows, *rows[:3] * times]
+    place, owner = [p for p, _ in rows], [o for _, o in rows]
+    twin = [p >= 0 and rows.count((p, o)) > max(CROWD * place.count(p), CROWD_ROWS) for p, o in rows]
+    found = Rows(pa.table({"item": pa.array(owner, pa.int64())})).crowded(np.array(place), 3, "item")
+    assert found.tolist() == twin
 
 
 def test_the_first_hits_ever_are_judged_exactly_where_a_normal_tail_would_be_absurd() -> None:

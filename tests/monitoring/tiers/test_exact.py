@@ -11,6 +11,7 @@ import pytest
 from infra.clock import DAY_US, HOUR_US
 from monitoring.findings import Finding
 from monitoring.tiers.exact import ExactTier
+from monitoring.tiers.facts import UnderWay
 from monitoring.window import BOOKS, REFUSED, LogColumns, Window
 
 START_US = 20_480 * DAY_US
@@ -218,3 +219,11 @@ def test_a_rule_that_was_never_broken_pages_at_a_small_share(warm: ExactTier) ->
         found += pages(tier, dataclasses.replace(window, refused=refused))
         tier.learn()  # nobody had opened an incident in the hours before: they must not become the usual rate
     assert ("contract", "page") in [(f.symptom, f.subject) for f in found]
+
+
+def test_rows_may_be_under_way_twice_as_far_from_their_mean_as_ever() -> None:
+    behind, ahead, never = UnderWay(), UnderWay(), UnderWay()
+    for rows in (2, 0, 4, -2):
+        behind.add(rows, rows)  # as many one way as the other
+        ahead.add(rows - 14, -300)  # of requests that show nothing, only the next stage knows
+    assert (behind.slack, ahead.slack, never.slack) == (7, 13, 0)

@@ -57,6 +57,24 @@ def test_a_thin_stream_is_judged_by_some_hours_together() -> None:
     assert expected.log10_below(0) < -7 < alone.log10_below(0)
 
 
+def test_a_holidays_evening_says_nothing_about_the_weekend_that_it_begins() -> None:
+    rng, volume = np.random.default_rng(2), Volume()
+    monday = 20_458 * 24
+
+    def count(hour: int) -> float:
+        holiday = 0.55 if (hour - monday) // 24 == 18 else 1.0  # a Friday
+        return float(rng.poisson(1500 * holiday * (0.8 if weekend(hour) else 1.0)))
+
+    for hour in range(monday, monday + 19 * 24):
+        volume.see(hour, count(hour))
+        volume.learn()
+    midnight = monday + 19 * 24
+    expected = volume.see(midnight, 1200.0)
+    assert expected is not None
+    assert expected.mean == pytest.approx(1200, rel=0.05)
+    assert expected.log10_above(1500) > -3 > expected.log10_below(500)
+
+
 def test_a_gap_is_measured_against_the_arrivals_around_it() -> None:
     times = np.sort(np.random.default_rng(2).integers(0, HOUR_US, 400))
     assert gap_excess(times, 0, HOUR_US, 1.5, -7.0)[0] < 0.5
