@@ -49,7 +49,8 @@ LATE_STEPS = (0.4, 0.9, 1.8, 3.2)
 DAY_PRIOR, DAY_PRIOR_DAYS = 0.04**2, 14.0
 SLICE_PRIOR, SLICE_PRIOR_DAYS = 0.03**2, 10.0  # our worlds: 0 for devices and countries, 6% for ad categories
 LATE_PRIOR = 0.15**2
-WANDER = Wander(level=0.3**2, drift=0.0025**2, trend=True)  # a frozen champion drifted by 12% in 66 days, 0.2% a day
+# A frozen champion drifted by 12% in 66 days, 0.2% a day; bazaars by 5% to 7% in two or three weeks, there and back.
+WANDER = Wander(level=0.3**2, drift=0.007**2, trend=True)
 SLICE_WANDER = Wander(level=0.25**2, drift=0.007**2)
 # An item the champion has hardly seen misses by a factor of its own, for all its clicks alike: standard deviation of the log.
 # One ad that started on our clean worlds was clicked 2.2 times as often as predicted for a day.

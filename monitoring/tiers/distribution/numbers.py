@@ -4,14 +4,16 @@ Cuts are learned once, from the first days.  The prediction is such a column too
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from monitoring.tiers.distribution.parts import Form, Part, lasts
-from monitoring.tiers.distribution.rows import F64, Array, Bool, Groups, Rows
+from monitoring.tiers.distribution.rows import F64, I64, Array, Bool, Groups, Rows
 
 QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 # Beyond the reference's extremes by this much on the log scale, or by this part of the range that it spans there: another unit.
 FAR_LOG, FAR_RANGE = 1.0, 0.35
 MOST_DISTINCT = 20_000  # owners looked at for distinct values, in order of time
+SAME = 8.0  # steps of the precision at usual values: years of growth
 MODE = 0.02  # a value is a mode when it has this share of the known rows
 GRIDS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)  # roundings that are looked for, finest first
 NATURAL = 0.10  # a grid is watched where fewer values than this lie on it by themselves
@@ -51,10 +53,14 @@ class NumberCounter:
         self.edges32 = self.edges.astype(np.float32)
         # What a column of users and requests holds also depends on which ads they are shown.
         self.mixed = bool(np.isfinite(lasts(cluster_by))) and sample.has_many_others("item")
+        # Values nearer to each other than this are the same.  An age of 64 days has half the decimals of one of 63 in single
+        # precision, and so twice the repeats.
+        usual = np.quantile(np.abs(known), 0.9) if len(known) else 0.0
+        self.step = SAME * float(np.spacing(values.dtype.type(max(usual, 1e-30))))
         own = self._distinct_values(sample)
         self.grid = next((g for g in GRIDS if len(own) and on_grid(own, g).mean() < NATURAL), 0.0)
         self.casts = bool(len(own)) and float(in_half_precision(own).mean()) < NATURAL
-        continuous = len(own) > 20 and len(np.unique(own)) > 0.5 * len(own)
+        continuous = len(own) > 20 and len(np.unique(self._same(own))) > 0.5 * len(own)
         self.continuous = continuous
 
         def part(kind: str, label: str, form: Form = "share", up_only: bool = False) -> Part:
@@ -78,11 +84,17 @@ class NumberCounter:
         inside = np.clip(values, 1e-9, 1 - 1e-9)
         return np.log(inside) - np.log1p(-inside)
 
+    def _same(self, values: Array) -> F64:
+        """Whole numbers that are equal where values are the same."""
+        return np.rint(np.asarray(values, dtype=np.float64) / self.step)
+
     def _distinct_values(self, rows: Rows) -> Array:
-        """One value an owner, without nulls, zeros and the mode."""
+        """One value an owner, and where there is none one of equal ones a request, without nulls, zeros and the mode."""
         values = rows.number(self.column)
         values = rows.groups(self.owner).first(values) if self.owner else values
         values = values[:MOST_DISTINCT]
+        if not self.owner and "request" in rows.names:  # two ads of a campaign on a page are of an age
+            values = values[_first_of_equal(values, rows.groups("request").owner[: len(values)])]
         return values[~np.isnan(values) & (values != 0) & ((values != self.mode) | (self.subject == "prediction"))]
 
     def count(self, rows: Rows) -> F64:
@@ -125,7 +137,7 @@ class NumberCounter:
         own = self._distinct_values(rows)
         out[at + 8 :, 1], out[at + 8 :, 3] = len(own), 1.0
         if len(own):
-            _, repeats = np.unique(own, return_counts=True)
+            _, repeats = np.unique(self._same(own), return_counts=True)
             if self.continuous:
                 out[at + 8, 0], out[at + 9, 0] = len(own) - len(repeats), repeats.max() - 1
             if self.grid:
@@ -133,6 +145,13 @@ class NumberCounter:
             if self.casts:
                 out[at + 11, 0] = np.count_nonzero(in_half_precision(own))
         return out
+
+
+def _first_of_equal(values: Array, owner: npt.NDArray[np.int32]) -> I64:
+    """Indexes of the first of each owner's equal values, in order."""
+    order = np.lexsort((values, owner))
+    again = (np.diff(owner[order]) == 0) & (np.diff(values[order]) == 0)
+    return np.sort(order[np.append(True, ~again)[: len(order)]])
 
 
 def _rare(hit: Bool, hits: float, groups: Groups | None) -> float:

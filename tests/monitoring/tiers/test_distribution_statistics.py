@@ -11,7 +11,7 @@ from infra.clock import DAY_US, HOUR_US
 from monitoring.tiers.distribution.categories import _find
 from monitoring.tiers.distribution.clockwork import ClockCounter
 from monitoring.tiers.distribution.forecast import Forms, Past, backcast, forecast, residuals, rolling
-from monitoring.tiers.distribution.numbers import in_half_precision, on_grid
+from monitoring.tiers.distribution.numbers import NumberCounter, _first_of_equal, in_half_precision, on_grid
 from monitoring.tiers.distribution.owners import apart
 from monitoring.tiers.distribution.rows import CROWD, CROWD_ROWS, EVERYTHING, Rows, same
 from monitoring.tiers.distribution.surprise import log10_counts, log10_shares
@@ -45,6 +45,28 @@ def test_a_crowd_is_the_rows_of_an_owner_that_has_most_of_a_place(rows: list[tup
     twin = [p >= 0 and rows.count((p, o)) > max(CROWD * place.count(p), CROWD_ROWS) for p, o in rows]
     found = Rows(pa.table({"item": pa.array(owner, pa.int64())})).crowded(np.array(place), 3, "item")
     assert found.tolist() == twin
+
+
+def test_an_age_of_64_days_repeats_no_more_than_one_of_63() -> None:
+    rng = np.random.default_rng(3)
+
+    def rows(first: float, last: float) -> Rows:
+        return Rows(pa.table({"f_age": rng.uniform(first, last, 3000).astype(np.float32)}))
+
+    counter = NumberCounter("age", "f_age", "age", "", "", rows(0.0, 63.0))
+    at = next(i for i, part in enumerate(counter.parts) if part.kind == "distinct")
+    young, old = (counter.count(rows(days, days + 0.5))[at, 0] for days in (63.0, 65.0))
+    halved = Rows(pa.table({"f_age": rows(63.0, 63.5).number("f_age").astype(np.float16).astype(np.float32)}))
+    assert young > 100
+    assert old == pytest.approx(young, rel=0.2)
+    assert counter.count(halved)[at, 0] > 2 * young
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1.0, 2.0, 3.0])), max_size=40))
+def test_of_equal_values_of_an_owner_the_first_is_kept(rows: list[tuple[int, float]]) -> None:
+    twin = [i for i, row in enumerate(rows) if row not in rows[:i]]
+    owner, values = np.array([o for o, _ in rows], np.int32), np.array([v for _, v in rows])
+    assert _first_of_equal(values, owner).tolist() == twin
 
 
 def test_the_first_hits_ever_are_judged_exactly_where_a_normal_tail_would_be_absurd() -> None:
