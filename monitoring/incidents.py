@@ -209,7 +209,10 @@ def _is_quiet(incident: Incident) -> bool:
 
 
 def _judged_us(finding: Finding, window: Window) -> int:
-    """Length of the stretch that a finding judged."""
+    """Length of the stretch that a finding judged; of evidence that was gathered, as much silence as it took, a day at most."""
+    if finding.tier == "calibration":
+        gathered_us = int(min(finding.evidence.get("hours", 0.0) * HOUR_US, DAY_US))
+        return max(window.end_us - window.start_us, gathered_us // CLEAN)
     scale = str(finding.evidence.get("scale", ""))
     known = {"hour": HOUR_US, "day": DAY_US, "week": 7 * DAY_US}
     return known.get(scale, window.end_us - window.start_us)

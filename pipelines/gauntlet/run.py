@@ -40,16 +40,22 @@ def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None) -
     try:
         context = mp.get_context("spawn")
         with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
+            # The gate first: what fails is to fail in the first minutes.
+            judged = pool.submit(_gate, chosen, folder / "gate", outside, int(rng.integers(2**31)), quick)
             tasks = [
                 pool.submit(_world, chosen, spec, folder, seed, number, outside, quick) for number, spec in enumerate(worlds)
             ]
-            judged = pool.submit(_gate, chosen, folder / "gate", outside, int(rng.integers(2**31)), quick)
+            try:
+                gated = judged.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             tasks[0].result()  # these look at the world that is ready first
             first = folder / f"{worlds[0].tuning}-{worlds[0].seed}"
             compared = None if quick else pool.submit(_peers, chosen, first, seed, outside)
             measured = pool.submit(_overhead, chosen, first)
             courses = [task.result() for task in tasks]
-            against, gated, costs = compared.result() if compared else {}, judged.result(), measured.result()
+            against, costs = compared.result() if compared else {}, measured.result()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {**board(courses, gated, costs), "peers": against, "seed": seed, "worlds": [

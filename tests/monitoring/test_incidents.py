@@ -149,3 +149,16 @@ def test_as_json_has_what_a_reader_needs() -> None:
     assert data["runbook"]["heal"]
     assert data["evidence"][0]["symptom"] == "nulls-up"
     assert data["hypotheses"][0]["because"]
+
+
+def test_what_took_hours_to_gather_is_gone_after_as_many_silent_ones() -> None:
+    soon, slow, slower = Desk(), Desk(), Desk()
+    for desk, hours in ((soon, 2.0), (slow, 7.0), (slower, 200.0)):
+        told(desk, [found("calibration-low", "clicks", 2.0, ratio=0.8, hours=hours)])
+    silent = {}
+    for i in range(30):
+        for desk in (soon, slow, slower):
+            desk.update(hour(1 + i), [])
+            if not desk.open:
+                silent.setdefault(id(desk), i + 1)
+    assert [silent[id(desk)] for desk in (soon, slow, slower)] == [CLEAN, 7, 24]
