@@ -38,6 +38,16 @@ class Truth:
     intensity: str
 
 
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An export after its audit: the truth beside what was found.  The export itself is gone by then."""
+
+    truth: Truth
+    where: dict[str, Any]
+    changed: bool
+    checks: Checks
+
+
 def run(
     folder: Path, bugs: Sequence[Bug], seed: int, bad: int = 150, good: int = 600, progress: bool = False
 ) -> dict[str, Any]:
@@ -60,7 +70,7 @@ def run(
             spent += time.process_time() - before
             if site is not None:
                 site.close()
-            seen.append((truth, draw, checks))
+            seen.append(Audited(truth, _where(draw, export), bool(draw.changes), checks))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {**_score(seen), "worlds": [f"{s.size}" for s in sites], "seed": seed, "cpu_s": {
@@ -123,15 +133,15 @@ def _made(truth: Truth, sites: Sequence[Site], rng: np.random.Generator) -> tupl
     return draw, draw.export(replace(draw, site=work).parts, work), work  # what was accepted before is not damaged
 
 
-def _score(seen: Sequence[tuple[Truth, Draw, Checks]]) -> dict[str, Any]:
-    scored = [(t, d, c) for t, d, c in seen if t.bug is not None and t.intensity in SCORED]
-    clean = [(d, c) for t, d, c in seen if t.bug is None]
-    trace = [c for t, _, c in seen if t.intensity == "trace"]
-    named = [_named(t, c) for t, _, c in scored if c.pages]
-    classes = sorted({t.bug.bug_class for t, _, _ in scored if t.bug}, key=lambda slug: bug_class(slug).number)
+def _score(seen: Sequence[Audited]) -> dict[str, Any]:
+    scored = [(a.truth, a.checks) for a in seen if a.truth.bug is not None and a.truth.intensity in SCORED]
+    clean = [a for a in seen if a.truth.bug is None]
+    trace = [a.checks for a in seen if a.truth.intensity == "trace"]
+    named = [_named(t, c) for t, c in scored if c.pages]
+    classes = sorted({t.bug.bug_class for t, _ in scored if t.bug}, key=lambda slug: bug_class(slug).number)
     by_class: dict[str, Any] = {}
     for slug in classes:
-        mine = [(t, c) for t, _, c in scored if t.bug and t.bug.bug_class == slug]
+        mine = [(t, c) for t, c in scored if t.bug and t.bug.bug_class == slug]
         caught = [(t, c) for t, c in mine if c.pages]
         checks = Counter(check for _, c in caught for check in sorted({f.check for f in c.pages}))
         by_class[slug] = {
@@ -139,18 +149,21 @@ def _score(seen: Sequence[tuple[Truth, Draw, Checks]]) -> dict[str, Any]:
             "checks": dict(checks.most_common()),
         }  # fmt: skip
     return {
-        "bad_blocked": rate(sum(bool(c.pages) for _, _, c in scored), len(scored)),
-        "good_blocked": rate(sum(bool(c.pages) for _, c in clean), len(clean)),
+        "bad_blocked": rate(sum(bool(c.pages) for _, c in scored), len(scored)),
+        "good_blocked": rate(sum(bool(a.checks.pages) for a in clean), len(clean)),
         "trace_blocked": rate(sum(bool(c.pages) for c in trace), len(trace)),
         "top1": rate(sum(first for first, _, _ in named), len(named)),
         "top3": rate(sum(third for _, third, _ in named), len(named)),
         "subject": rate(sum(subject for _, _, subject in named), len(named)),
         "by_class": by_class,
-        "misses": [_told(t, d, c) for t, d, c in seen if t.bug and not c.pages],
-        "misnamed": [_told(t, d, c) for t, d, c in scored if c.pages and not _named(t, c)[0]],
-        "false_alarms": [{**_where(d), "pages": [str(page) for page in c.pages[:3]]} for d, c in clean if c.pages],
-        "changed": rate(sum(bool(d.changes) for d, _ in clean), len(clean)),
-    }
+        "misses": [_told(a) for a in seen if a.truth.bug and not a.checks.pages],
+        "misnamed": [
+            _told(a) for a in seen
+            if a.truth.bug and a.truth.intensity in SCORED and a.checks.pages and not _named(a.truth, a.checks)[0]
+        ],
+        "false_alarms": [{**a.where, "pages": [str(page) for page in a.checks.pages[:3]]} for a in clean if a.checks.pages],
+        "changed": rate(sum(a.changed for a in clean), len(clean)),
+    }  # fmt: skip
 
 
 def _named(truth: Truth, checks: Checks) -> tuple[bool, bool, bool]:
@@ -166,17 +179,18 @@ def _named(truth: Truth, checks: Checks) -> tuple[bool, bool, bool]:
     )
 
 
-def _told(truth: Truth, draw: Draw, checks: Checks) -> dict[str, Any]:
-    assert truth.bug is not None
-    ranked = gate_diagnosis(checks.findings)
+def _told(audited: Audited) -> dict[str, Any]:
+    bug = audited.truth.bug
+    assert bug is not None
+    ranked = gate_diagnosis(audited.checks.findings)
     first = f"{ranked[0].bug_class}: {ranked[0].subject}" if ranked else None
     return {
-        "bug": truth.bug.code, "class": truth.bug.bug_class, "intensity": truth.intensity, **_where(draw), "found": first,
+        "bug": bug.code, "class": bug.bug_class, "intensity": audited.truth.intensity, **audited.where, "found": first,
         "why": list(ranked[0].because[1:4]) if ranked else [],
     }  # fmt: skip
 
 
-def _where(draw: Draw) -> dict[str, Any]:
-    rows = sum(len(part) for part in draw.parts.values())
-    clicks = sum(int(part.label.sum()) for part in draw.parts.values())
+def _where(draw: Draw, export: Export) -> dict[str, Any]:
+    rows = sum(len(part) for part in export.parts.values())
+    clicks = sum(int(part.label.sum()) for part in export.parts.values())
     return {"world": draw.site.size, "rows": rows, "clicks": clicks, "changes": list(draw.changes)}

@@ -11,7 +11,7 @@ import pytest
 from features.ids import uniform
 from monitoring.bugs.entry import Bug, Scene
 from monitoring.findings import Checks
-from pipelines.gauntlet import gate
+from pipelines.gauntlet import exports, gate
 from pipelines.gauntlet.exports import Draw, Export, Site, as_parts, as_table
 from pipelines.sources.world.config import WorldConfig
 
@@ -67,6 +67,17 @@ def test_the_table_counts_what_was_blocked_and_names_it(tmp_path: Path, monkeypa
     assert all(found["named"] == found["of"] == 2 for found in result["by_class"].values())
     assert result["misses"] == result["false_alarms"] == []
     assert not (tmp_path / "gate").exists()
+
+
+def test_a_miss_is_told_when_its_world_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole run ended in an error over one missed export with a signal made from the world's truth."""
+    monkeypatch.setattr(gate, "_worlds", lambda *_: [CONFIG])
+    monkeypatch.setattr(exports, "CHANGES", {name: exports.CHANGES[name] for name in ("noise", "novel")})
+    idle = replace(BUGS[1], inject=lambda rows, *_: rows)
+    result = gate.run(tmp_path / "gate", (idle,), 5, bad=4, good=1)
+    assert len(result["misses"]) == 4
+    assert any("novel" in miss["changes"] for miss in result["misses"])
+    assert all(miss["rows"] >= 4_500 for miss in result["misses"])
 
 
 def test_an_export_survives_the_way_to_a_table_and_back(site: Site) -> None:
