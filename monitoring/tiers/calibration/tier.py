@@ -47,10 +47,8 @@ SLICE_STEPS = (-1.6, -0.7, -0.3, -0.12, 0.12, 0.3, 0.7, 1.6)
 LATE_STEPS = (0.4, 0.9, 1.8, 3.2)
 # Variances of log ratios.  A day's: sd 2.4% (world "small") to 6.4% (a bazaar) on our clean worlds, holidays included.
 DAY_PRIOR, DAY_PRIOR_DAYS = 0.04**2, 14.0
-SLICE_PRIOR, SLICE_PRIOR_DAYS = (
-    0.04**2,
-    10.0,
-)  # our worlds: 0 for devices and countries, 6% for ad categories, 7% for placements
+# A slice's: 0 for devices and countries, 6% for ad categories, 7% for placements.
+SLICE_PRIOR, SLICE_PRIOR_DAYS = 0.04**2, 10.0
 LATE_PRIOR = 0.15**2
 # A frozen champion drifted by 12% in 66 days, 0.2% a day; bazaars by 5% to 8% in two or three weeks, there and back.
 WANDER = Wander(level=0.3**2, drift=0.01**2, trend=True)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from infra.clock import DAY_US
 from monitoring.tiers.distribution.parts import Part, lasts
-from monitoring.tiers.distribution.rows import F64, I64, Array, Rows
+from monitoring.tiers.distribution.rows import F64, I64, Array, Rows, kish
 
 TOP = 24  # values with a share of their own; the rest are summed
 BUSY = 2.0  # an owner counts as heavy with more rows an hour than this times the busiest of the reference's 99.9%
@@ -95,7 +95,7 @@ class EntityCounter:
         # Everybody is new to a log that begins.
         able = self.began is not None and start_us >= self.began + 2 * DAY_US
         new = counts[young]
-        worth = float(new.sum() ** 2 / np.square(new).sum()) if new.sum() else 0.0  # of equally busy ones (Kish)
+        worth = kish(new)
         heavy = float(np.count_nonzero(counts > self.busy))
         if nulls:
             nulls = rows.things(np.flatnonzero(codes < 0), self.cluster_by)

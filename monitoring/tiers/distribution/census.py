@@ -16,7 +16,7 @@ from monitoring.tiers.distribution.numbers import NumberCounter
 from monitoring.tiers.distribution.owners import AGREE, LOOSE, OwnedCounter, find_owner
 from monitoring.tiers.distribution.parts import BUDGET, Part
 from monitoring.tiers.distribution.prediction_model import PredictionModel
-from monitoring.tiers.distribution.rows import BOTH, ENOUGH_OWNERS, EVERYTHING, F64, I64, Rows
+from monitoring.tiers.distribution.rows import BOTH, ENOUGH_OWNERS, EVERYTHING, F64, I64, Rows, kish
 from monitoring.window import LogColumns
 
 ALWAYS = ("clock", "apart", "null", "new", "far-low", "far-high")  # kinds watched even where a column follows the clock
@@ -173,7 +173,6 @@ def without_one_item(rows: Rows) -> Rows:
     codes, values = rows.codes("item")
     sizes = np.bincount(codes[codes >= 0], minlength=len(values))
     large = sizes > max(LARGE * rows.rows, LARGE_ROWS)
-    others = sizes[~large].astype(np.float64)
-    if not large.any() or others.sum() ** 2 < ENOUGH_OWNERS * np.square(others).sum():
+    if not large.any() or kish(sizes[~large]) < ENOUGH_OWNERS:
         return rows
     return Rows(rows.table.filter(pa.array(~np.append(large, False)[codes])))

@@ -24,6 +24,12 @@ CROWD, CROWD_ROWS = 0.15, 10  # share of the rows in one place, and rows, above 
 BETWEEN = "\x1f"  # between their values
 
 
+def kish(sizes: Array) -> float:
+    """How many equally large ones they are worth, (sum n)^2 / sum n^2; 0 where there is none (Kish 1965, "Survey Sampling")."""
+    sizes = sizes.astype(np.float64)
+    return float(sizes.sum() ** 2 / np.square(sizes).sum()) if sizes.any() else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Rows by owner: `order` [n] sorts rows by owner and, within one, by time; `starts` [u] and `sizes` [u] cut it."""
@@ -41,7 +47,7 @@ class Groups:
     @property
     def worth(self) -> float:
         """How many equally busy owners all rows are worth (Kish)."""
-        return float(self.sizes.sum() ** 2 / max(np.square(self.sizes.astype(np.float64)).sum(), 1.0))
+        return kish(self.sizes)
 
     def first(self, values: Array) -> Array:
         """Each owner's first value [u]."""
@@ -68,8 +74,7 @@ class Groups:
 
     def independent(self, rows: I64) -> float:
         """How many owners' worth of rows these row numbers are: (sum k)^2 / sum k^2."""
-        counts = np.unique(self.owner[rows], return_counts=True)[1].astype(np.float64)
-        return float(counts.sum() ** 2 / np.square(counts).sum()) if len(counts) else 0.0
+        return kish(np.unique(self.owner[rows], return_counts=True)[1])
 
 
 class Rows:
@@ -145,8 +150,7 @@ class Rows:
         """The same of all owners but the busiest."""
         if key not in self.names:
             return False
-        sizes = np.sort(self.groups(key).sizes)[:-1].astype(np.float64)
-        return bool(sizes.sum() ** 2 >= ENOUGH_OWNERS * np.square(sizes).sum() > 0)
+        return kish(np.sort(self.groups(key).sizes)[:-1]) >= ENOUGH_OWNERS
 
     def crowded(self, place: I64, places: int, key: str) -> Bool:
         """Rows [n] of an owner that alone has more than `CROWD` of the rows in their place [n]; rows at -1 are in none.

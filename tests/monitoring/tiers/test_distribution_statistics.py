@@ -9,6 +9,7 @@ from scipy import stats
 
 from infra.clock import DAY_US, HOUR_US
 from monitoring.tiers.distribution.categories import _find
+from monitoring.tiers.distribution.census import without_one_item
 from monitoring.tiers.distribution.clockwork import ClockCounter
 from monitoring.tiers.distribution.forecast import Forms, Past, backcast, forecast, residuals, rolling
 from monitoring.tiers.distribution.numbers import NumberCounter, _first_of_equal, in_half_precision, on_grid
@@ -45,6 +46,11 @@ def test_a_crowd_is_the_rows_of_an_owner_that_has_most_of_a_place(rows: list[tup
     twin = [p >= 0 and rows.count((p, o)) > max(CROWD * place.count(p), CROWD_ROWS) for p, o in rows]
     found = Rows(pa.table({"item": pa.array(owner, pa.int64())})).crowded(np.array(place), 3, "item")
     assert found.tolist() == twin
+
+
+@pytest.mark.parametrize(("items", "left"), [([1] * 30 + [2] * 30 + [3] * 30, 90), ([1] * 60 + list(range(100, 200)), 100)])
+def test_a_large_item_is_left_out_only_beside_many_others(items: list[int], left: int) -> None:
+    assert without_one_item(Rows(pa.table({"item": items}))).rows == left
 
 
 def test_an_age_of_64_days_repeats_no_more_than_one_of_63() -> None:
