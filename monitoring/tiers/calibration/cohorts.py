@@ -1,6 +1,6 @@
 """The impressions of the last two days, by the window they were made in: what clicks may still be expected of them.
 
-Holds sums, never rows: p by five minutes for the delay curve, by slice, and by user.  Called by the calibration tier.
+Holds sums, never rows: p by five minutes for the delay curve, by slice, and by user.  Called by the tier's streams.
 """
 
 from collections import deque

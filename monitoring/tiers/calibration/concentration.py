@@ -4,7 +4,7 @@ Given the p of what a user was shown, users' clicks are close to independent; a 
 gives an e-value for "a small part of the users click several times as often as predicted" (a sparse mixture: Donoho, Jin 2004,
 "Higher criticism for detecting sparse heterogeneous mixtures"), and those run through a Shiryaev-Roberts sum.  Who was
 suspicious before is likelier one of them in the next window: that is known beforehand, so each factor's mean stays 1.  Other
-users without a click are charged by a bound, so that only clicking users are looked up.  Called by the calibration tier.
+users without a click are charged by a bound, so that only clicking users are looked up.  Called by the tier's streams.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
-"""The click-delay curve: which share of an impression's clicks has arrived by which age.
+"""How long clicks take: which share of an impression's clicks has arrived by which age, and how many are long under way.
 
 With it the clicks of the last minutes can be compared with predictions of the last minutes.  Learned from arrivals
 themselves: clicks in a bucket of age over the p that was exposed to that age, so that neither growth of traffic nor a log
-that begins in the middle bends it.  Called by the calibration tier, which holds one.
+that begins in the middle bends it.  Held by the tier's streams.
 """
 
 import numpy as np
@@ -24,6 +24,7 @@ HORIZON_S = float(EDGES[-1])
 PRIOR_CLICKS = 20.0
 PRIOR = np.log1p(EDGES[1:] / 30.0) - np.log1p(EDGES[:-1] / 30.0)
 PRIOR_SHARE = PRIOR / PRIOR[EDGES[1:] <= ATTRIBUTION_S].sum()
+LONG, LEAST_LONG_S = 0.98, 60.0
 MEMORY_DAYS = 28.0  # halves what was learned; a delivery path changes slowly, seasons of the curve do not matter
 
 
@@ -55,6 +56,36 @@ class DelayCurve:
         rate = max(float(rate), 1e-6)
         share = (self._clicks + PRIOR_CLICKS * PRIOR_SHARE) / (rate * self._exposed + PRIOR_CLICKS)
         self._share = share / share[inside].sum()
+
+
+class Lags:
+    """From click to arrival: which take longer than nearly all did at first.  Learns from lags (s) [clicks]."""
+
+    def __init__(self) -> None:
+        self.long_s: float | None = None  # the first hours' 98th percentile, at least a minute; None while they last
+        self._first: list[F64] = []
+        self._counts = np.array([1.0, 50.0])  # long ones, all
+
+    @property
+    def share(self) -> float:
+        """Usual share of clicks that are under way for long; 0 while that is unknown."""
+        return float(self._counts[0] / self._counts[1]) if self.long_s is not None else 0.0
+
+    def long(self, lags_s: F64) -> float:
+        """How many are long; 0 while that is unknown."""
+        return float((lags_s > self.long_s).sum()) if self.long_s is not None else 0.0
+
+    def learn(self, lags_s: F64, days: float, enough: bool) -> None:
+        """Take in those of `days`; `enough` ends the first hours."""
+        if self.long_s is not None:
+            self._counts = 2.0 ** (-days / MEMORY_DAYS) * self._counts + np.array([self.long(lags_s), len(lags_s)])
+            return
+        self._first.append(lags_s)
+        if enough:
+            every = np.concatenate(self._first)
+            self.long_s = max(float(np.quantile(every, LONG)) if len(every) else 0.0, LEAST_LONG_S)
+            self._counts += np.array([self.long(every), len(every)])
+            self._first = []
 
 
 def transit(at_us: npt.NDArray[np.int64], start_us: int, end_us: int) -> F64:

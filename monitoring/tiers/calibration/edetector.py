@@ -11,7 +11,7 @@ deviation (an autoregression that forgets in `MEMORY_H`), plus an hour's own; ea
 (a Kalman filter on the log ratio, gamma-Poisson for the clicks: West, Harrison, "Bayesian Forecasting and Dynamic Models").
 What is seen is a negative binomial count, or a beta-binomial share of the clicks of a window.  Starts are thinned with age:
 two neighbours become one that keeps the sum of both values and the likelier one's filter, which leaves the mean of the
-factors as it was.  Called by the calibration tier.
+factors as it was.  Called by the tier's streams.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 Users, ads and weather make days differ.  The variance of an hour's own deviation and of a day's is estimated from pairs of
 hours: products of deviations of different hours hold no sampling luck, so their mean is the common (day's) variance without
 bias, however few the clicks.  Shrunk by precision towards a prior, because a handful of days says little.  Called by the
-calibration tier for all its streams at once.
+tier's streams, for all of a kind at once.
 """
 
 from collections import deque

@@ -2,7 +2,7 @@
 
 Categorical features, arm, model, slot, the randomised flag, tenths of p, and whether item and user are new.  An impression
 and its click get the same slices however long the click takes: tenths are cut once, and an item is new for a day after it
-was first seen.  Called by the calibration tier.
+was first seen.  Called by the tier's streams.
 """
 
 from dataclasses import dataclass, field

@@ -1,5 +1,5 @@
 """What one window shows: clicks seen and clicks expected, as a whole, by age, by slice and by user.  Pure but for what it notes
-about new slices.  Called by the calibration tier, once a window.
+about new slices.  Called by the tier's streams, once a window.
 """
 
 from dataclasses import dataclass

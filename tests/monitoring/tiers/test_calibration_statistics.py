@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from monitoring.tiers.calibration.concentration import PARTS, TIMES, Concentration
-from monitoring.tiers.calibration.delay_curve import EDGES, DelayCurve, bucket_counts, transit
+from monitoring.tiers.calibration.delay_curve import EDGES, DelayCurve, Lags, bucket_counts, transit
 from monitoring.tiers.calibration.edetector import ODD_DAY, OLDEST_H, EDetector, Shift, Wander
 from monitoring.tiers.calibration.overdispersion import CAUTION, Spread, shrunk
 
@@ -183,6 +183,19 @@ def test_the_curve_is_learned_from_a_log_that_begins_in_the_middle() -> None:
     for age in (600.0, 3600.0, 7200.0):
         assert float(curve.by_age(np.array([age]))[0]) == pytest.approx(1 - np.exp(-age / 3600), abs=0.04)
     assert float(curve.by_age(np.array([86400.0]))[0]) == pytest.approx(1.0)
+
+
+def test_what_is_long_under_way_is_learned_from_the_first_hours() -> None:
+    rng, lags = np.random.default_rng(7), Lags()
+    for hour in range(20):
+        assert (lags.share, lags.long(np.array([1e6]))) == (0.0, 0.0)  # unknown
+        lags.learn(rng.exponential(100, 500), 1 / 24, enough=hour == 19)
+    assert lags.long_s == pytest.approx(100 * np.log(50), rel=0.05)
+    assert lags.share == pytest.approx(0.02, rel=0.05)
+    assert lags.long(np.array([1.0, 380.0, 420.0, 5000.0])) == 2
+    for _ in range(28 * 24):  # four weeks in which a tenth is slow: half of what was learned is forgotten
+        lags.learn(np.where(rng.random(500) < 0.1, 1e4, 1.0), 1 / 24, enough=True)
+    assert lags.share == pytest.approx(0.1, rel=0.1)
 
 
 def test_users_who_click_as_predicted_have_an_e_value_of_mean_one_at_most() -> None:
