@@ -2,7 +2,7 @@
 
 - closed-loop retraining: tests/features/test_labels.py, tests/models/test_gates.py
 - online learning: tests/models/test_families.py, tests/models/test_encode.py
-- A/B, lift, retention: tests/serving/test_assignment.py, tests/pipelines/test_world.py
+- A/B, lift, retention: tests/serving/test_assignment.py, tests/pipelines/test_world_runs.py
 - position bias, exploration: tests/serving/test_policy.py, tests/serving/test_scorer.py
 - Ray or Spark: tests/serving/test_batch.py (buckets of users put together are the day)
 - Redis, Postgres, S3: tests/features/test_online.py, tests/infra/test_lake.py

@@ -185,7 +185,7 @@ class Streams:
         self.whole.see(np.array([seen.clicks]), np.array([seen.expected]), hour / seen.hours)
 
     def _see_late(self, seen: Tally) -> tuple[float, float, float, float]:
-        """Clicks on old impressions, how many were expected, and those long under way likewise; zeros where labels are logged."""
+        """Clicks on old impressions and how many were expected, then those long under way; zeros where labels are logged."""
         if seen.cohort is None:
             return 0.0, 0.0, 0.0, 0.0
         clicks = np.array([seen.clicks_by_age[FIRST_OLD:].sum(), self.lags.long(seen.lags_s)])
