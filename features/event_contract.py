@@ -5,7 +5,7 @@ accepted.  The rules themselves are in `features.event_rules`.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +118,7 @@ def _refused(stream: str, rows: pa.Table, broken: list[Rule], verdict: I64, orig
     ).select(
         pl.lit(stream).alias("stream"), "file", "row", "field", "value", pl.col("must").alias("rule"),
         pl.format(sentence, "file", "row", "field", pl.col("value").fill_null("null"), "must", "fix").alias("reason"),
-        pl.from_arrow(shown).select(pl.struct(pl.all()).struct.json_encode()).to_series().alias("content"),  # type: ignore
+        cast(pl.DataFrame, pl.from_arrow(shown)).select(pl.struct(pl.all()).struct.json_encode()).to_series().alias("content"),
     )  # fmt: skip
     return found.to_arrow().cast(QUARANTINE)
 

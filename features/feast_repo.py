@@ -8,7 +8,8 @@ every read.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def _on_demand(views: list[Any], features: Sequence[Any], types: Mapping[Kind, A
         # No descriptions here: Feast compares these fields with the ones it infers, which have none.
         schema=[feast.Field(name=f.name, dtype=types[f.kind]) for f in features],
         mode="pandas",
-        udf=compute,  # type: ignore[arg-type]
+        udf=cast(FunctionType, compute),
         udf_string="features.feast_repo.derived_frame(frame)",
     )
 

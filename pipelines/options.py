@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,8 +54,7 @@ def with_settings(command: Callable[..., int | None], home: bool = True) -> Call
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in _SHARED.items()
     ]
-    run.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in own + shared}
+    _takes(run, [*own, *shared])
     return run
 
 
@@ -68,10 +67,14 @@ def unless_subcommand(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments)
 
     first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    own = inspect.signature(command).parameters.values()
-    run.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
-    run.__annotations__ = {"context": typer.Context, **command.__annotations__}
+    _takes(run, [first, *inspect.signature(command).parameters.values()])
     return run
+
+
+def _takes(run: Any, parameters: Sequence[inspect.Parameter]) -> None:
+    """Show Typer these parameters in the place of those that `run` was written with."""
+    run.__signature__ = inspect.Signature(parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
 
 
 def _wrong_settings(error: ValidationError) -> str:

@@ -129,7 +129,9 @@ def recorded_answer(name: str) -> str:
         figure = load(f"answer-{name}")
     except FileNotFoundError:
         return f"*Not recorded yet: `clickproof answer {name} --record`.*"
-    return f"`{figure.command}` on `{figure.result['on']}`\n\n{answer(name).markdown(figure.result)}"
+    on = figure.result["on"]
+    where = on if " " in on else f"`{on}`"  # words, or a home's name
+    return f"`{figure.command}` on {where}\n\n{answer(name).markdown(figure.result)}"
 
 
 def benchmarks() -> str:

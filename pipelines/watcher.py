@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import pyarrow as pa
 
 from monitoring.findings import Finding
-from monitoring.incidents import Incident
+from monitoring.incidents import Incident, State
 from monitoring.monitor import Monitor, Seen
 from monitoring.window import LogColumns, Window
 from pipelines.environment import bare
@@ -232,14 +232,14 @@ def _answers(questions: Iterator[tuple[dict[str, Any], Window | None]]) -> Itera
             yield {"error": f"no question {op!r}"}
 
 
-def _say(monitor: Monitor, number: int, state: str) -> None:
+def _say(monitor: Monitor, number: int, state: State | Literal["normal"]) -> None:
     """Take in a person's word; `normal` acknowledges an incident as the new normal, so that the monitor learns it."""
-    if state in ("acknowledged", "normal"):
+    if state == "acknowledged" or state == "normal":
         monitor.desk.acknowledge(number, as_new_normal=state == "normal")
     elif state == "false-alarm":
         monitor.desk.false_alarm(number)
     else:
-        _incident(monitor, number).state = state  # type: ignore[assignment]
+        _incident(monitor, number).state = state
 
 
 def _incident(monitor: Monitor, number: int) -> Incident:

@@ -152,7 +152,7 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     async def broken(request: Request, error: Exception) -> Response:
         return failed(request, 500, None, "the server failed; its own log says why")
 
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
     return app
 
 

@@ -2,7 +2,7 @@
 
 - closed-loop retraining: tests/features/test_labels.py, tests/models/test_gates.py
 - online learning: tests/models/test_families.py, tests/models/test_encode.py
-- A/B, lift, retention: tests/serving/test_assignment.py, tests/pipelines/test_world_runs.py
+- A/B, lift, retention: tests/serving/test_assignment.py, tests/pipelines/test_world_runs.py and test_world_parts.py
 - position bias, exploration: tests/serving/test_policy.py, tests/serving/test_scorer.py
 - Ray or Spark: tests/serving/test_batch.py (buckets of users put together are the day)
 - Redis, Postgres, S3: tests/features/test_online.py, tests/infra/test_lake.py
@@ -61,7 +61,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def parts_of_market(market: Home) -> training.Parts:
-    return training.assemble(market, SPEC, Settings())  # type: ignore[call-arg]
+    return training.assemble(market, SPEC, Settings())
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +371,7 @@ def test_a_lake_under_a_url_goes_through_ingest_and_features(
     market: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infra.settings._in_use", [])
-    chosen = Settings(home=tmp_path / "state", lake_url=f"file://{tmp_path}/store")  # type: ignore[call-arg]
+    chosen = Settings(home=tmp_path / "state", lake_url=f"file://{tmp_path}/store")
     use(chosen)
     home = small_market.fill(chosen.base())
     assert not home.lake.exists()

@@ -35,8 +35,8 @@ def opens_truth(tree: ast.Module) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "truth" and "home" in ast.unparse(node.value).lower():
             return True
-        joined = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant)
-        if joined and str(node.right.value).split("/")[0] == "truth":  # type: ignore[attr-defined]
+        joined = node.right if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else None
+        if isinstance(joined, ast.Constant) and str(joined.value).split("/")[0] == "truth":
             return True
     return False
 
@@ -69,6 +69,6 @@ def test_without_the_truth_the_same_model_is_made_to_the_byte(tmp_path: Path) ->
         if name == "without":
             shutil.rmtree(home.truth)
         small_market.bring_in(home)
-        parts = training.assemble(home, SPEC, Settings())  # type: ignore[call-arg]
+        parts = training.assemble(home, SPEC, Settings())
         hashes.append(training.fit("xgboost", parts, SPEC, seed=1).artefact.hash)
     assert hashes[0] == hashes[1]

@@ -68,5 +68,6 @@ def answer(name: str) -> Answer:
 
 
 def ask(name: str, chosen: Settings) -> dict[str, Any]:
-    """One answer's result, with the data it was measured on under "on"."""
-    return {**answer(name).run(chosen), "on": chosen.base().root.name}
+    """One answer's result, with the data it was measured on under "on": the home, where the answer doesn't say otherwise."""
+    result = answer(name).run(chosen)
+    return {**result, "on": result.get("on", chosen.base().root.name)}

@@ -3,12 +3,13 @@
 Both answer with what was shown and keep the rows of the prediction log.  Called by `pipelines.live.system`.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 
 from features.batch import Array, FeatureBatch, RequestBatch, ViewState
+from features.catalogue import Entity
 from features.ids import derived_id
 from features.online import OnlineSource
 from features.schemas import TIME
@@ -61,7 +62,8 @@ class InProcess:
     def __init__(self, home: Home, chosen: Settings) -> None:
         self._artefact = champion(home, chosen.threads)
         self._context = context_names(self._artefact.spec.names)
-        self._source = OnlineSource(home, self._artefact.entities, self._context, self._artefact.service)  # type: ignore[arg-type]
+        entities = cast(tuple[Entity, ...], self._artefact.entities)
+        self._source = OnlineSource(home, entities, self._context, self._artefact.service)
         self._policy = policy_of(chosen.epsilon)
         self._assignment = Assignment(chosen.experiment_salt, ARMS, WEIGHTS)
         self._rows: list[pa.Table] = []

@@ -4,6 +4,7 @@ A cell has one `Clicks`: the clean deliveries, or those that a bug changed where
 ingestion (`events`) or on their way from it into the label join (`labels`).  Rows that a bug delays wait here for their hour.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ class Redelivered(Clicks):
         return self.inject(stream, arriving(self.plant.days.delivered(stream, day.start_us), day, hour))
 
 
-class Rehappened(Redelivered):
+class Rehappened(Redelivered, ABC):
     """What happens from the onset on is different: it is delivered in the place of the clean world's."""
 
     def delivered(self, stream: str, day: Day, hour: int) -> pa.Table:
@@ -141,9 +142,9 @@ class Rehappened(Redelivered):
         happened = self.happened(stream, day, hour)
         return pa.concat_tables([usual.filter(pa.array(~ours)), happened.select(usual.column_names).cast(usual.schema)])
 
+    @abstractmethod
     def happened(self, stream: str, day: Day, hour: int) -> pa.Table:
         """What happens of a stream in an hour, whenever it arrives."""
-        raise NotImplementedError
 
 
 class Reclicked(Rehappened):

@@ -3,6 +3,7 @@
 A day is done in one go, from the onset (or midnight) to the cell's end, because looking up an hour costs as much as a day.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.plant.plant import Plant
 
 
-class Remade:
+class Remade(ABC):
     """The prediction log of a cell, made again day by day."""
 
     def __init__(self, plant: "Plant", onset_us: int, until_us: int) -> None:
@@ -35,9 +36,9 @@ class Remade:
         at = edges(rows["event_timestamp"].cast(pa.int64()).to_numpy(), day.start_us)
         return rows.slice(at[hour], at[hour + 1] - at[hour])
 
+    @abstractmethod
     def predicted(self, day_us: int, first_us: int, end_us: int) -> pa.Table:
         """The prediction log's rows of [first_us, end_us), a part of a day."""
-        raise NotImplementedError
 
     def day_old(self, day: Day, hour: int) -> pa.Table:
         """Of a sample of the hour's rows: what the store, without the bug, held a day earlier; id, f_NAME."""

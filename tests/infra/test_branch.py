@@ -157,7 +157,7 @@ def test_run_artefacts_of_a_branch_lie_in_the_branch(base: Home) -> None:
 
 def test_a_lake_behind_a_url_is_downloaded_into_the_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.settings._in_use", [])
-    chosen = Settings(home=tmp_path / "state", lake_url=f"file://{tmp_path}/store")  # type: ignore[call-arg]
+    chosen = Settings(home=tmp_path / "state", lake_url=f"file://{tmp_path}/store")
     use(chosen)
     base = chosen.base()
     (tmp_path / "store" / base.root.name).mkdir(parents=True)

@@ -220,8 +220,8 @@ def test_tables_survive_checkpoints(lake: Lake) -> None:
 
 def test_a_url_in_the_settings_is_the_base_homes_lake_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.settings._in_use", [])
-    use(Settings(home=tmp_path / "state", lake_url=f"file://{tmp_path}/store"))  # type: ignore[call-arg]
-    base = Settings(home=tmp_path / "state").base()  # type: ignore[call-arg]
+    use(Settings(home=tmp_path / "state", lake_url=f"file://{tmp_path}/store"))
+    base = Settings(home=tmp_path / "state").base()
     lake = Lake.of(base)
     (tmp_path / "store" / base.root.name).mkdir(parents=True)
     lake.replace_day("clicks", "2026-01-05", clicks(1))

@@ -27,7 +27,7 @@ Ask = Callable[[str], dict[str, Any]]
 @pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_an_answer_is_json_says_where_it_was_measured_and_makes_a_table(asked: Ask, name: str, tmp_path: Path) -> None:
     result = json.loads(json.dumps(asked(name), allow_nan=False))
-    assert result["on"] == "world-tiny-1"
+    assert result["on"] == ("worlds of its own" if name == "gate" else "world-tiny-1")
     module = answer(name)
     assert "| --- |" in module.markdown(result)
     assert module.markdown(result) == module.markdown(asked(name))  # the page says what the command said

@@ -1,6 +1,7 @@
 """Ingestion: every row accounted for, each event once, bad files kept apart, and doing it again changes nothing."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,10 +158,12 @@ def cut(path: Path, keep: float) -> None:
         ("bad.parquet", lambda path: pq.write_table(pa.table({"click_id": [[1]]}), path), "is missing"),
     ],
 )  # fmt: skip
-def test_a_bad_file_is_set_aside_and_the_good_ones_go_in(home: Home, name: str, spoil: object, says: str) -> None:
+def test_a_bad_file_is_set_aside_and_the_good_ones_go_in(
+    home: Home, name: str, spoil: Callable[[Path], object], says: str
+) -> None:
     land_days(home, 1)
     path = land(home, "clicks", 0, log_of_day(0)["clicks"].slice(0, 8), name)
-    spoil(path)  # type: ignore[operator]
+    spoil(path)
     counts = ingest_day(home, SPEC, day_of(0))
     clicks = counts.streams["clicks"]
     assert (clicks.files, clicks.refused_files, clicks.accepted) == (2, 1, len(log_of_day(0)["clicks"]))

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -28,15 +29,15 @@ def die_at(root: Path, commit: int, before: bool) -> None:
     """Ingest, and kill this process just before or just after its commit number `commit`."""
     real, commits = infra.lake.write_deltalake, iter(range(10**6))
 
-    def deadly(*args: object, **kwargs: object) -> None:
+    def deadly(*args: Any, **kwargs: Any) -> None:
         mine = next(commits) == commit
         if mine and before:
             os.kill(os.getpid(), signal.SIGKILL)
-        real(*args, **kwargs)  # type: ignore[call-overload]
+        real(*args, **kwargs)
         if mine:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    infra.lake.write_deltalake = deadly  # type: ignore[assignment]
+    infra.lake.write_deltalake = deadly
     ingest_all(Home(root), SPEC, progress=False)
 
 

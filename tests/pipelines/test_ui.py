@@ -75,7 +75,7 @@ def test_the_evidently_page_shows_the_reports_of_the_home(serving: Open, tmp_pat
 
     from monitoring.report import keep
 
-    reports = Settings(home=tmp_path).base().reports  # type: ignore[call-arg]
+    reports = Settings(home=tmp_path).base().reports
     for day in ("2026-01-05", "2026-01-06", "2026-01-06"):
         keep(Report([RowCount()]).run(DataFrame({"p": [0.1, 0.2]}), None, name=day), reports / "evidently", day)
     url, log = serving("evidently"), tmp_path / "evidently.log"
@@ -87,7 +87,7 @@ def test_the_evidently_page_shows_the_reports_of_the_home(serving: Open, tmp_pat
 
 
 def test_a_page_without_anything_to_show_says_what_to_run(tmp_path: Path) -> None:
-    chosen = Settings(home=tmp_path)  # type: ignore[call-arg]
+    chosen = Settings(home=tmp_path)
     for tool, says in (("mlflow", "clickproof train"), ("evidently", "clickproof report"), ("grafana", "there are mlflow")):
         with pytest.raises(ExplainedError, match=says):
             arguments(chosen, tool)

@@ -271,7 +271,7 @@ def test_late_clicks_come_in_their_hour(plant: Plant, noon: int) -> None:
         return rows.set_column(place, rows.schema.field(place), moved)
 
     for stage in ("events", "labels"):
-        windows = run(plant, bug(stage, ("clicks",), late), noon, hours=5)  # type: ignore[arg-type]
+        windows = run(plant, bug(stage, ("clicks",), late), noon, hours=5)
         clean = [set(window.clicks["id"].to_pylist()) for window, _ in windows]
         broken = [set(window.clicks["id"].to_pylist()) for _, window in windows]
         assert broken[:2] == [set(), set()]
