@@ -1,6 +1,7 @@
 """Skews: a rewritten feature and those derived from it are what the endpoint would have made of the wrong stored value."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,8 @@ def test_topics_are_permuted_one_to_one_and_the_match_is_made_from_the_new_ones(
     found = bug("SKEW07").inject(sound, 1.0, SCENE)
     pairs = {*zip(sound["page_topic"].to_pylist(), found["page_topic"].to_pylist(), strict=True)}
     assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs}) == CATEGORIES
-    requests.context["page_topic"] = found["page_topic"].to_numpy()  # type: ignore[index]
-    _equal(found, fetched(stored_rows(), requests))
+    there = replace(requests, context={**requests.context, "page_topic": found["page_topic"].to_numpy()})
+    _equal(found, fetched(stored_rows(), there))
     other = bug("SKEW07").inject(sound, 1.0, Scene("features", seed=12))
     assert not _same(other["page_topic"], found["page_topic"])
 

@@ -1,5 +1,6 @@
 """Reading a log: files of many kinds give one table; what is missing is said by file, column and fix."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,8 +80,10 @@ def test_rows_come_in_order_of_time_whatever_the_files_hold(tmp_path: Path) -> N
         (lambda t: t.slice(0, 0), "holds no rows"),
     ],
 )  # fmt: skip
-def test_a_reference_that_cannot_be_used_is_explained(tmp_path: Path, change: object, said: str) -> None:
-    path = parquet(change(table()), tmp_path / "a.parquet")  # type: ignore[operator]
+def test_a_reference_that_cannot_be_used_is_explained(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    path = parquet(change(table()), tmp_path / "a.parquet")
     with pytest.raises(ExplainedError) as error:
         read_log([str(path)], MAPPING, "reference", whole=True)
     assert said in str(error.value)

@@ -1,5 +1,7 @@
 """Each way in which logged values differ from recomputed ones has its pattern, with unrelated mismatches in between."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,8 +20,8 @@ def hours(shift: int) -> np.ndarray:
     return np.array([str((h + shift) % 24) for h in HOURS], dtype=object)
 
 
-def words(of: object) -> np.ndarray:
-    return np.array([of(w) for w in WORDS], dtype=object)  # type: ignore[operator]
+def words(of: Callable[[str], str | None]) -> np.ndarray:
+    return np.array([of(w) for w in WORDS], dtype=object)
 
 
 CASES = {
