@@ -20,7 +20,7 @@ from monitoring.classes import bug_class
 from monitoring.findings import Checks
 from monitoring.gate.audit import audit
 from monitoring.gate.diagnosis import gate_diagnosis
-from pipelines.gauntlet.exports import Draw, Export, Site, as_parts, as_table
+from pipelines.gauntlet.exports import PARTS, Draw, Export, Site, as_parts, as_table
 from pipelines.gauntlet.score import rate
 from pipelines.sources.world.config import WorldConfig
 
@@ -121,16 +121,29 @@ def _plan(bugs: Sequence[Bug], bad: int, good: int, rng: np.random.Generator) ->
 
 def _made(truth: Truth, sites: Sequence[Site], rng: np.random.Generator) -> tuple[Draw, Export, Site | None]:
     """An export with its damage; also the branch that a feature bug left behind."""
-    draw = Draw.of(sites[int(rng.integers(len(sites)))], rng)
+    draw = _drawn(truth.bug, sites, rng)
     seed = int(rng.integers(2**31))
     if truth.bug is None:
         return draw, draw.export(), None
     dose = truth.bug.dose(truth.intensity)
-    if truth.bug.stage == "training":
-        table = truth.bug.inject(as_table(draw.parts), dose, Scene("training", seed))
-        return draw, draw.export(as_parts(table)), None
-    work = draw.site.broken(truth.bug, dose, seed, draw.scope.span)
+    try:
+        if truth.bug.stage == "training":
+            table = truth.bug.inject(as_table(draw.parts), dose, Scene("training", seed))
+            return draw, draw.export(as_parts(table)), None
+        work = draw.site.broken(truth.bug, dose, seed, draw.scope.span)
+    except Exception as error:
+        error.add_note(f"bug {truth.bug.code}, {truth.intensity}, in an export of world {draw.site.size}: {draw.changes}")
+        raise
     return draw, draw.export(replace(draw, site=work).parts, work), work  # what was accepted before is not damaged
+
+
+def _drawn(bug: Bug | None, sites: Sequence[Site], rng: np.random.Generator) -> Draw:
+    """An export that has the columns a bug damages: one that was made without them is a good one."""
+    while True:
+        draw = Draw.of(sites[int(rng.integers(len(sites)))], rng)
+        damaged = {bug.subject, *bug.also} & draw.site.rows.columns.keys() if bug else set()
+        if damaged <= draw.parts[PARTS[0]].columns.keys():
+            return draw
 
 
 def _score(seen: Sequence[Audited]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """`clickproof gauntlet`: worlds side by side, the gate's table, the peers, and the scoreboard."""
 
-import multiprocessing as mp
 import secrets
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from pipelines.gauntlet import course, gate, overhead, score
 from pipelines.gauntlet.cells import WorldSpec, draw_cells, draw_worlds, live
 from pipelines.gauntlet.course import Course
 from pipelines.gauntlet.peers import compare
+from pipelines.gauntlet.workers import workers
 from pipelines.plant.plant import Plant
 
 WORKERS = 2
@@ -38,18 +37,13 @@ def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None) -
     shutil.rmtree(folder, ignore_errors=True)
     say(f"seed {seed}: {len(worlds)} worlds, {len(live(bugs))} live bugs of {len(bugs)}; everything is made from nothing")
     try:
-        context = mp.get_context("spawn")
-        with ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
+        with workers(WORKERS) as pool:
             # The gate first: what fails is to fail in the first minutes.
             judged = pool.submit(_gate, chosen, folder / "gate", outside, int(rng.integers(2**31)), quick)
             tasks = [
                 pool.submit(_world, chosen, spec, folder, seed, number, outside, quick) for number, spec in enumerate(worlds)
             ]
-            try:
-                gated = judged.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            gated = judged.result()
             tasks[0].result()  # these look at the world that is ready first
             first = folder / f"{worlds[0].tuning}-{worlds[0].seed}"
             compared = None if quick else pool.submit(_peers, chosen, first, seed, outside)

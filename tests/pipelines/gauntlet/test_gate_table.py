@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from features.ids import uniform
+from models.contract import Dataset
 from monitoring.bugs.entry import Bug, Scene
 from monitoring.findings import Checks
 from pipelines.gauntlet import exports, gate
@@ -118,3 +119,29 @@ def test_a_bug_in_the_features_leaves_what_was_accepted_before_as_it_was(site: S
             assert export.reference.rows == before.rows
             np.testing.assert_array_equal(export.reference.auc, before.auc)
     assert compared
+
+
+def test_what_a_bug_damages_is_in_the_export(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Good exports may lack columns.  One that lacked the bug's ended a whole run, or counted as damaged without damage."""
+
+    def without(_: Site, rows: Dataset, rng: np.random.Generator) -> Dataset:
+        gone = str(rng.choice(["user_clicks_7d", "user_ctr"]))
+        return replace(rows, columns={name: values for name, values in rows.columns.items() if name != gone})
+
+    monkeypatch.setattr(exports, "CHANGES", {"fewer": without, "shuffled": exports.CHANGES["shuffled"]})
+    rng, lacking = np.random.default_rng(8), 0
+    for _ in range(12):
+        draw = gate._drawn(BUGS[1], [site], rng)
+        lacking += any(name not in draw.parts["train"].columns for name in ("user_clicks_7d", "user_ctr"))
+        assert "user_clicks_7d" in draw.parts["train"].columns
+    assert lacking  # of the other column
+    assert any("user_clicks_7d" not in gate._drawn(None, [site], rng).parts["train"].columns for _ in range(20))
+
+
+def test_an_error_names_the_bug(site: Site) -> None:
+    def bad(rows: pa.Table, dose: float, scene: Scene) -> pa.Table:
+        raise KeyError("no such column")
+
+    with pytest.raises(KeyError) as error:
+        gate._made(gate.Truth(replace(BUGS[0], inject=bad), "mild"), [site], np.random.default_rng(3))
+    assert "bug T1, mild" in error.value.__notes__[0]
