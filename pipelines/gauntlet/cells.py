@@ -8,10 +8,11 @@ import numpy as np
 from infra.clock import DAY_US, HOUR_US
 from monitoring.bugs.entry import Bug
 from monitoring.classes import bug_class
+from pipelines.plant.making import REFERENCE_DAYS
 
 INTENSITIES = ("strong", "mild", "trace")
 HORIZON_US: Mapping[str, int] = {"strong": 2 * HOUR_US, "mild": DAY_US, "trace": 14 * DAY_US}
-FIRST_REPORTING_SEED = 1_000_000  # tuning was done on seeds below a thousand
+FIRST_REPORTING_SEED = 1_000_000  # tuning was done on seeds below a thousand, and on those of false pages (docs/log.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,6 @@ def draw_worlds(rng: np.random.Generator, quick: bool) -> list[WorldSpec]:
     return [WorldSpec(tuning, int(rng.integers(FIRST_REPORTING_SEED, 2**31)), days) for tuning in tunings]
 
 
-REFERENCE_DAYS = 14
 FULL_DAYS = REFERENCE_DAYS + 47  # 192 clean days of four worlds, on which two pages are within the goal
 QUICK_DAYS = REFERENCE_DAYS + 2
 
@@ -61,14 +61,14 @@ def draw_cells(
     """The cells of one world, by onset: strong and mild in each world, trace in one of four, as it takes two weeks.
 
     Onsets are whole hours, as likely at night and at weekends as any other, and early enough for the horizon.  Quick runs
-    have each bug's strong cell in one of the two worlds, and mild ones of a quarter of the bugs.
+    have each bug's strong cell in one of the two worlds, and mild ones of an eighth of the bugs.
     """
     cells = []
     for at, bug in enumerate(bugs):
         for intensity in INTENSITIES:
             if intensity not in bug.doses:
                 continue
-            if quick and (intensity == "trace" or (at + world) % 2 or (intensity == "mild" and at % 8 > 1)):
+            if quick and (intensity == "trace" or (at + world) % 2 or (intensity == "mild" and at % 16 > 1)):
                 continue
             if not quick and intensity == "trace" and (at + world) % 4:
                 continue

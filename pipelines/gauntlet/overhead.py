@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infra.clock import HOUR_US
+from infra.clock import DAY_US, HOUR_US
 from monitoring.tiers.distribution import DistributionTier
 from monitoring.tiers.replay import ReplayTier
 from monitoring.window import Window
@@ -15,13 +15,14 @@ from pipelines.plant.plant import Plant
 ROWS = 500_000
 
 
-def measure(plant: Plant) -> dict[str, Any]:
-    """CPU seconds, each measured once after a warm-up on the plant's reference; the pass is one hour with `ROWS` rows."""
+def measure(plant: Plant, days: int) -> dict[str, Any]:
+    """CPU seconds, each measured once after a warm-up on the reference's last days; the pass is one hour with `ROWS` rows."""
     distribution, replay = DistributionTier(plant.columns), ReplayTier(plant.columns)
     logs: list[pa.Table] = []
     replay_s: list[float] = []
     rows = 0
-    for window in plant.clean(*plant.reference):
+    first_us, end_us = plant.reference
+    for window in plant.clean(max(first_us, end_us - days * DAY_US), end_us):
         distribution.test(window)
         distribution.learn()
         started = time.process_time()
@@ -31,7 +32,7 @@ def measure(plant: Plant) -> dict[str, Any]:
         logs.append(window.log)
         rows += window.log.num_rows
     # The first hour of a day also forecasts the day and, once a week, learns the prediction anew: measured apart.
-    first = next(iter(plant.clean(plant.reference[1], plant.reference[1] + HOUR_US)))
+    first = next(iter(plant.clean(end_us, end_us + HOUR_US)))
     started = time.process_time()
     distribution.test(first)
     learning_s = time.process_time() - started

@@ -7,7 +7,8 @@ from typing import Any
 from infra.settings import Settings
 from pipelines.console import say
 from pipelines.gauntlet import course, score
-from pipelines.gauntlet.cells import FIRST_REPORTING_SEED, REFERENCE_DAYS
+from pipelines.gauntlet.cells import FIRST_REPORTING_SEED
+from pipelines.plant.making import REFERENCE_DAYS
 from pipelines.plant.plant import Plant
 
 

@@ -18,6 +18,7 @@ from pipelines.gauntlet.cells import WorldSpec, draw_cells, draw_worlds, live
 from pipelines.gauntlet.course import Course
 from pipelines.gauntlet.peers import compare
 from pipelines.gauntlet.workers import workers
+from pipelines.plant.making import REFERENCE_DAYS
 from pipelines.plant.plant import Plant
 
 WORKERS = 2
@@ -47,7 +48,7 @@ def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None) -
             tasks[0].result()  # these look at the world that is ready first
             first = folder / f"{worlds[0].tuning}-{worlds[0].seed}"
             compared = None if quick else pool.submit(_peers, chosen, first, seed, outside)
-            measured = pool.submit(_overhead, chosen, first)
+            measured = pool.submit(_overhead, chosen, first, REFERENCE_DAYS // 2 if quick else REFERENCE_DAYS)
             courses = [task.result() for task in tasks]
             against, costs = compared.result() if compared else {}, measured.result()
     finally:
@@ -112,9 +113,9 @@ def _gate(chosen: Settings, folder: Path, outside: Path | None, seed: int, quick
     return gate.run(folder, _bugs(outside), seed, bad, good)
 
 
-def _overhead(chosen: Settings, folder: Path) -> dict[str, Any]:
+def _overhead(chosen: Settings, folder: Path, days: int) -> dict[str, Any]:
     use(chosen)
-    return overhead.measure(Plant.open(folder))
+    return overhead.measure(Plant.open(folder), days)
 
 
 def _peers(chosen: Settings, folder: Path, seed: int, outside: Path | None) -> dict[str, Any]:
