@@ -4,6 +4,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,19 @@ def run(chosen: Settings, quick: bool, outside: Path | None, seed: int | None) -
     say(f"seed {seed}: {len(worlds)} worlds, {len(live(bugs))} live bugs of {len(bugs)}; everything is made from nothing")
     try:
         with workers(WORKERS) as pool:
+
+            def worlds_of(numbers: range) -> list[Future[Course]]:
+                return [pool.submit(_world, chosen, worlds[n], folder, seed, n, outside, quick) for n in numbers]
+
             # The gate first: what fails is to fail in the first minutes.
             judged = pool.submit(_gate, chosen, folder / "gate", outside, int(rng.integers(2**31)), quick)
-            tasks = [
-                pool.submit(_world, chosen, spec, folder, seed, number, outside, quick) for number, spec in enumerate(worlds)
-            ]
+            tasks = worlds_of(range(WORKERS))
             gated = judged.result()
-            tasks[0].result()  # these look at the world that is ready first
+            tasks[0].result()  # these look at the first world, and are not left for the end, where one would run alone
             first = folder / f"{worlds[0].tuning}-{worlds[0].seed}"
             compared = None if quick else pool.submit(_peers, chosen, first, seed, outside)
             measured = pool.submit(_overhead, chosen, first, REFERENCE_DAYS // 2 if quick else REFERENCE_DAYS)
+            tasks += worlds_of(range(WORKERS, len(worlds)))
             courses = [task.result() for task in tasks]
             against, costs = compared.result() if compared else {}, measured.result()
     finally:
