@@ -96,7 +96,7 @@ def _goals(result: Mapping[str, Any]) -> str:
         [
             f"pages on {alarms['clean_days']:.0f} clean days: upper 95% bound in 30 days",
             "<= 1",
-            f"{alarms['upper95']:.2f} ({alarms['alarms']} pages; {result['notices_a_day']:.2f} notices a day)",
+            f"{alarms['upper95']:.2f} ({_many(alarms['alarms'], 'page')}; {result['notices_a_day']:.2f} notices a day)",
         ],
         ["root cause, first hypothesis", ">= 85%", _rate(named["top1"])],
         ["root cause, first three", ">= 97%", _rate(named["top3"])],
