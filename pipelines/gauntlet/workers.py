@@ -14,8 +14,6 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in set(mp.active_children()) - others:
-                process.terminate()
-                process.join()
+                process.terminate()  # the pool sees it, drops what was queued and, on leaving the block, waits for all
             raise

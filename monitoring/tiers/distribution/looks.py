@@ -55,7 +55,7 @@ def look(census: Census, rows: Rows, best: Worst, worst: list[Worst], rises: boo
     kind, subject = best.part.kind, best.part.subject
     if best.judged.trend:
         slope = float(best.judged.left[best.index]) * 24 / best.judged.hours * 2
-        return "slow-trend", "seasonal-drift", {"days": best.judged.hours // 24, "slope": slope}
+        return "slow-trend", "seasonal-drift", {"days": best.judged.hours // 24, "slope": slope, "scale": "day"}
     prediction = subject == "prediction"
     share = share_of(census, best)
     if kind.startswith("residual"):

@@ -19,17 +19,20 @@ SLOW = 2.0  # days are not independent of the days before: variance of a mean of
 
 
 def creep(past: Past, forms: Forms, family: I64, day: int) -> tuple[F64, F64, F64] | None:
-    """(t statistics, mean of the last week, mean before it) [m], of days before `day`; None without three whole weeks."""
+    """(t statistics, mean of the last week, mean before it) [m], of days before `day`; None without four whole weeks.
+
+    The fourth, before those compared, says how far weeks lie apart by themselves: without it counters over seven days
+    reached t = 27 on clean days."""
     days = day_of(past.start)
     span = RECENT + BEFORE
-    values = np.full((span + RECENT, past.k.shape[1]), np.nan)  # an earlier week too, where there is one
+    values = np.full((span + RECENT, past.k.shape[1]), np.nan)
     for at in range(span + RECENT):
         mine = days == day - 1 - at
         if mine.sum() >= 12:
             n = past.n[mine].sum(axis=0)
             with np.errstate(all="ignore"):
                 values[at] = np.where(n > 0, past.k[mine].sum(axis=0) / n, np.nan)
-    if np.isnan(values[:span]).all(axis=1).any():
+    if np.isnan(values).all(axis=1).any():
         return None
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns that were never counted have no mean

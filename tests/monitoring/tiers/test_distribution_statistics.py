@@ -1,5 +1,7 @@
 """The distribution tier's statistics against brute force: tails of counts, rows apart, forecasts, slow trends, clocks."""
 
+from typing import cast
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,11 +11,13 @@ from scipy import stats
 
 from infra.clock import DAY_US, HOUR_US
 from monitoring.tiers.distribution.categories import _find
-from monitoring.tiers.distribution.census import without_one_item
+from monitoring.tiers.distribution.census import Census, without_one_item
 from monitoring.tiers.distribution.clockwork import ClockCounter
 from monitoring.tiers.distribution.forecast import Forms, Past, backcast, forecast, residuals, rolling
+from monitoring.tiers.distribution.looks import Judged, Worst, look
 from monitoring.tiers.distribution.numbers import NumberCounter, _first_of_equal, in_half_precision, on_grid
 from monitoring.tiers.distribution.owners import apart
+from monitoring.tiers.distribution.parts import Part
 from monitoring.tiers.distribution.rows import CROWD, CROWD_ROWS, EVERYTHING, Rows, same
 from monitoring.tiers.distribution.surprise import log10_counts, log10_shares
 from monitoring.tiers.distribution.trend import creep
@@ -208,13 +212,13 @@ def test_rolling_sums(width: int, values: list[float]) -> None:
 def drifting(slope: float, seed: int) -> tuple[np.ndarray, Forms]:
     """t statistics of 30 means, of which the first creeps by `slope` standard deviations of a day each day."""
     rng = np.random.default_rng(seed)
-    start, parts = hours(22), 30
+    start, parts = hours(29), 30
     day = (start // DAY_US - START // DAY_US).astype(float)
-    level = 0.05 * rng.normal(size=(22, parts))[day.astype(int)]
-    level[:, 0] += 0.05 * slope * np.clip(day - 12, 0, None)
+    level = 0.05 * rng.normal(size=(29, parts))[day.astype(int)]
+    level[:, 0] += 0.05 * slope * np.clip(day - 19, 0, None)
     n = np.full((len(start), parts), 100.0)
     forms = Forms(np.ones(parts, bool), np.zeros(parts, bool), np.arange(parts))
-    found = creep(past_of(start, n * (3 + level), n, n * 10), forms, np.zeros(parts, dtype=np.int64), int(START // DAY_US) + 22)
+    found = creep(past_of(start, n * (3 + level), n, n * 10), forms, np.zeros(parts, dtype=np.int64), int(START // DAY_US) + 29)
     assert found is not None
     return found[0], forms
 
@@ -228,22 +232,36 @@ def test_what_creeps_stands_out_and_what_does_not_stays_small() -> None:
 def test_a_value_that_appears_is_no_drift_beyond_what_other_values_do() -> None:
     """Shares of a value nobody had: it has no scatter of its own, so the family's counts."""
     rng = np.random.default_rng(3)
-    start, parts = hours(22), 20
+    start, parts = hours(29), 20
     day = (start // DAY_US - START // DAY_US).astype(int)
-    share = np.abs(0.05 + 0.01 * rng.normal(size=(22, parts)))[day]
-    share[:, 0] = np.where(day >= 18, 0.004, 0.0)
+    share = np.abs(0.05 + 0.01 * rng.normal(size=(29, parts)))[day]
+    share[:, 0] = np.where(day >= 25, 0.004, 0.0)
     n = np.full((len(start), parts), 1000.0)
     forms = Forms(np.zeros(parts, bool), np.zeros(parts, bool), np.arange(parts))
-    found = creep(past_of(start, n * share, n, n), forms, np.zeros(parts, dtype=np.int64), int(START // DAY_US) + 22)
+    found = creep(past_of(start, n * share, n, n), forms, np.zeros(parts, dtype=np.int64), int(START // DAY_US) + 29)
     assert found is not None
     assert abs(found[0][0]) < 10
 
 
-def test_weeks_are_not_compared_before_there_are_three() -> None:
-    start = hours(20)
+def test_weeks_are_not_compared_before_there_are_four_whole_ones() -> None:
+    start = hours(29)
     forms = Forms(np.array([True]), np.array([False]), np.array([0]))
+    first, family = int(START // DAY_US), np.zeros(1, dtype=np.int64)
+    hole = (start // DAY_US - first) != 5  # a day of the fourth week back, when an incident was open
+    for seen, day in ((start < START + 27 * DAY_US, 27), (hole, 29)):
+        ones = np.ones((int(seen.sum()), 1))
+        assert creep(past_of(start[seen], ones, ones), forms, family, first + day) is None
     ones = np.ones((len(start), 1))
-    assert creep(past_of(start, ones, ones), forms, np.zeros(1, dtype=np.int64), int(START // DAY_US) + 20) is None
+    assert creep(past_of(start, ones, ones), forms, family, first + 29) is not None
+
+
+def test_a_slow_drift_says_that_it_is_judged_once_a_day() -> None:
+    """Its incident then waits for three days of silence; judged as an hour it closed and opened again, a page a day."""
+    one, always = np.ones(1), np.ones(1, dtype=bool)
+    judged = Judged(504, 0, -20 * one, -9 * one, -7 * one, 9 * one, 9 * one, one, one, one, one, always, 1, trend=True)
+    worst = Worst(Part("price", "mean", "mean", "mean", "numbers"), 0, judged, 2.0, page=True)
+    symptom, _, evidence = look(cast(Census, None), cast(Rows, None), worst, [worst], rises=True)
+    assert (symptom, evidence["scale"]) == ("slow-trend", "day")
 
 
 @pytest.mark.parametrize("form", ["hour", "local hour", "weekday", "wave", "weekend", "noise"])
