@@ -4,7 +4,7 @@ Online (the store), as-of (history as it could be seen at each row's time) and l
 answer the same question with the same type, so that training, serving and replay can be compared value by value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,41 @@ class RequestBatch:
         return len(self.row_id)
 
 
+class OneRequest(RequestBatch):
+    """The n rows of one request, which share its user, time and context: columns are made only for whoever asks for them."""
+
+    __slots__ = ("one_context", "one_time_us", "one_user")
+    one_user: int
+    one_time_us: int
+    one_context: Mapping[str, str | int]
+
+    def __init__(self, user_id: int, ad_id: I64, time_us: int, context: Mapping[str, str | int]) -> None:
+        put = object.__setattr__
+        put(self, "ad_id", ad_id)
+        put(self, "one_user", user_id)
+        put(self, "one_time_us", time_us)
+        put(self, "one_context", context)
+
+    def __len__(self) -> int:
+        return len(self.ad_id)
+
+    @property
+    def row_id(self) -> I64:
+        return np.arange(len(self))
+
+    @property
+    def time_us(self) -> I64:
+        return np.full(len(self), self.one_time_us)
+
+    @property
+    def user_id(self) -> I64:
+        return np.full(len(self), self.one_user)
+
+    @property
+    def context(self) -> dict[str, Array]:
+        return {name: np.full(len(self), value) for name, value in self.one_context.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class ViewState:
     """Where each row's values of one feature view came from."""
@@ -42,16 +77,52 @@ class ViewState:
     status: U8  # OK, MISSING or STALE
 
 
+class ViewStates(Mapping[str, ViewState]):
+    """The states of v views, for n rows each, in matrices [n, v]; a mapping for whoever wants one view."""
+
+    __slots__ = ("age_s", "names", "snapshot", "status")
+
+    def __init__(self, names: tuple[str, ...], snapshot: I64, age_s: F32, status: U8) -> None:
+        self.names, self.snapshot, self.age_s, self.status = names, snapshot, age_s, status
+
+    @classmethod
+    def of(cls, views: Mapping[str, ViewState], rows: int) -> "ViewStates":
+        """Plain states side by side."""
+        if isinstance(views, ViewStates):
+            return views
+        states = list(views.values())
+        shape, kinds = (rows, len(states)), (np.int64, np.float32, np.uint8)
+        made = [np.empty(shape, kind) for kind in kinds]
+        for matrix, field in zip(made, ("snapshot", "age_s", "status"), strict=True):
+            for at, state in enumerate(states):
+                matrix[:, at] = getattr(state, field)
+        return cls(tuple(views), *made)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> ViewState:
+        try:
+            at = self.names.index(name)
+        except ValueError:
+            raise KeyError(name) from None
+        return ViewState(self.snapshot[:, at], self.age_s[:, at], self.status[:, at])
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
     """Feature values of n rows, aligned with the RequestBatch they answer.
 
     `columns` maps a feature's name to values [n] (float32; int64 for ids; numpy unicode for small categories; NaN, -1 or ""
-    where unknown) or, for sequences, int64 [n, length] padded with -1.
+    where unknown) or, for sequences, int64 [n, length] padded with -1.  `features.blocks.Blocks` is such a mapping.
     """
 
     columns: Mapping[str, Array]
     views: Mapping[str, ViewState]
+    degraded: str = ""  # what stood in where the store could not be read: "stale features" or "priors"
 
     def fallback_mask(self) -> npt.NDArray[np.int32]:
         """[n] int32: bit i is set where the i-th view (in `views` order) was missing or stale."""

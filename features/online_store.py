@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from features.catalogue import View, view
 from features.online_guard import Written
-from features.online_values import Encoded, Mark, RawRows, encode
+from features.online_values import Encoded, Mark, encode
 from features.snapshots import times_us
 from infra.home import Home
 from infra.settings import settings
@@ -20,6 +20,8 @@ from infra.settings import settings
 
 class OnlineStore(Protocol):
     """Where serving reads features: `features.online_sqlite` and `features.online_redis`."""
+
+    remote: bool  # whether a read waits for a network
 
     def put(self, view: View, rows: Encoded, mark: Mark | None) -> Written:
         """Write rows that aren't older than what is stored, and the view's mark if it is newer."""
@@ -29,12 +31,12 @@ class OnlineStore(Protocol):
         """The mark of every view that was ever written; cheap enough for every request."""
         ...
 
-    def rows(self, views: tuple[View, ...], keys: list[bytes]) -> dict[str, RawRows]:
-        """What is stored of some entities in views of that entity."""
+    def rows(self, views: tuple[View, ...], keys: list[bytes]) -> dict[str, list[bytes | None]]:
+        """The packed rows (`features.packed`) of some entities in views of that entity, by view; None: there is none."""
         ...
 
-    def everything(self, view: View) -> tuple[list[bytes], RawRows]:
-        """All entities of a view."""
+    def everything(self, view: View) -> tuple[list[bytes], list[bytes]]:
+        """Keys and packed rows of all entities of a view."""
         ...
 
     def close(self) -> None: ...

@@ -15,7 +15,8 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ class Column(msgspec.Struct, array_like=True):
     dtype: str
     shape: tuple[int, ...]
     data: bytes
+
+
+class Matrix(msgspec.Struct, array_like=True):
+    """Columns side by side: their names (MessagePack of a list of strings, see `names_of`) and their values [m, columns]."""
+
+    names: msgspec.Raw
+    values: Column
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -62,9 +70,11 @@ class Record(msgspec.Struct, kw_only=True):
     p: Column  # float32 [k] at the slot given
     propensity: Column  # float32 [k]
     logged: Column  # int64 [m]
-    features: dict[str, Column]  # feature -> [m] or [m, length]
-    snapshots: dict[str, Column]  # view -> int64 [m]
-    ages: dict[str, Column]  # view -> float32 [m], seconds, NaN where missing
+    numbers: Matrix  # float32 features [m, d]
+    whole: Matrix  # int64 features [m, e]
+    others: dict[str, Column]  # strings and sequences: feature -> [m] or [m, length]
+    snapshots: Matrix  # int64 [m, views]
+    ages: Matrix  # float32 [m, views], seconds, NaN where missing
 
 
 def pack(values: npt.NDArray[Any]) -> Column:
@@ -77,9 +87,33 @@ def unpack(column: Column) -> npt.NDArray[Any]:
     return np.frombuffer(column.data, dtype=np.dtype(column.dtype)).reshape(column.shape)
 
 
-def pack_rows(columns: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[np.int64]) -> dict[str, Column]:
-    """Some rows of each column."""
-    return {name: pack(values[rows]) for name, values in columns.items()}
+def matrix(names: tuple[str, ...], values: npt.NDArray[Any]) -> Matrix:
+    """Named columns as a `Matrix`, copied."""
+    return Matrix(_raw(names), pack(values))
+
+
+def names_of(block: Matrix) -> tuple[str, ...]:
+    """The names of a matrix' columns."""
+    return _names(bytes(block.names))
+
+
+def features_of(record: Record) -> dict[str, npt.NDArray[Any]]:
+    """A record's logged feature values by name, [m] or [m, length], read-only."""
+    found = {name: unpack(column) for name, column in record.others.items()}
+    for block in (record.whole, record.numbers):
+        found |= zip(names_of(block), unpack(block.values).T, strict=True)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _raw(names: tuple[str, ...]) -> msgspec.Raw:
+    """Names as they stand in each record: encoded once."""
+    return msgspec.Raw(msgspec.msgpack.encode(names))
+
+
+@lru_cache(maxsize=256)
+def _names(raw: bytes) -> tuple[str, ...]:
+    return tuple(msgspec.msgpack.decode(raw, type=list[str]))
 
 
 class TornWrite(OSError):

@@ -5,7 +5,7 @@ features and model without a slate.  A `Scorer` holds no state besides what it w
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from time import perf_counter_ns
 from typing import Protocol
@@ -13,13 +13,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from features.batch import F32, I64, MISSING, STALE, Array, FeatureBatch, FeatureSource, RequestBatch
+from features.batch import F32, I64, MISSING, STALE, Array, FeatureBatch, FeatureSource, OneRequest, RequestBatch, ViewStates
+from features.blocks import Blocks
 from features.catalogue import VIEWS
 from features.ids import derived_id, text_id, uniform
 from infra.clock import Clock
 from serving.assignment import Assignment
 from serving.policy import Policy, Slate
-from serving.prediction_log import PredictionLog, Record, pack, pack_rows
+from serving.prediction_log import PredictionLog, Record, matrix, pack
 
 LOGGED_SHARE = 0.01  # of the candidates that are not shown, a hashed share has its feature values logged
 STAGES = ("features", "score", "policy", "log")
@@ -151,7 +152,10 @@ class Scorer:
     def _record(
         self, request: RankRequest, request_id: int, time_us: int, arm: str, slate: Slate, s: F32, p: F32, batch: FeatureBatch
     ) -> Record:
-        logged = logged_rows(request_id, len(s), slate.shown)
+        n = len(s)
+        logged = logged_rows(request_id, n, slate.shown)
+        columns, states = Blocks.of(batch.columns), ViewStates.of(batch.views, n)
+        others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
         return Record(
             request_id=request_id,
             time_us=time_us,
@@ -164,14 +168,16 @@ class Scorer:
             ad_id=pack(request.ad_id),
             s=pack(s),
             bid=None if request.bid is None else pack(request.bid),
-            fallback_mask=pack(fallback_mask(batch, len(s))),
+            fallback_mask=pack(fallback_mask(batch, n)),
             shown=pack(slate.shown),
             p=pack(p),
             propensity=pack(slate.propensity),
             logged=pack(logged),
-            features=pack_rows(batch.columns, logged),
-            snapshots=pack_rows({name: state.snapshot for name, state in batch.views.items()}, logged),
-            ages=pack_rows({name: state.age_s for name, state in batch.views.items()}, logged),
+            numbers=matrix(columns.names.numbers, columns.numbers[logged]),
+            whole=matrix(columns.names.whole, columns.whole[logged]),
+            others={name: pack(values[logged]) for name, values in others.items()},
+            snapshots=matrix(states.names, states.snapshot[logged]),
+            ages=matrix(states.names, states.age_s[logged]),
         )
 
 
@@ -181,12 +187,16 @@ def fetch(source: FeatureSource, rows: RequestBatch) -> FeatureBatch:
     Raises ValueError where the source answers with another number of rows than it was asked for.
     """
     batch = source.fetch(rows)
+    if isinstance(batch.columns, Blocks):  # whole, and as long as they should be, by construction
+        if len(batch.columns.numbers) != len(rows):
+            raise ValueError(f"{type(source).__name__} answered {len(batch.columns.numbers)} rows for {len(rows)}")
+        return batch
     own = {"user_id": rows.user_id, "ad_id": rows.ad_id, **rows.context}
     columns = {**own, **batch.columns}
     for name, values in columns.items():
         if len(values) != len(rows):
             raise ValueError(f"{type(source).__name__} answered {len(values)} values of {name} for {len(rows)} rows")
-    return FeatureBatch(columns, batch.views)
+    return replace(batch, columns=columns)
 
 
 def fallback_mask(batch: FeatureBatch, n: int) -> npt.NDArray[np.int32]:
@@ -194,16 +204,9 @@ def fallback_mask(batch: FeatureBatch, n: int) -> npt.NDArray[np.int32]:
     return batch.fallback_mask() if batch.views else np.zeros(n, np.int32)
 
 
-def candidate_rows(request: RankRequest, time_us: int) -> RequestBatch:
+def candidate_rows(request: RankRequest, time_us: int) -> OneRequest:
     """The n (request, candidate) pairs of one request; row ids count from 0."""
-    n = len(request.ad_id)
-    return RequestBatch(
-        row_id=np.arange(n),
-        time_us=np.full(n, time_us),
-        user_id=np.full(n, request.user_id),
-        ad_id=request.ad_id,
-        context={name: np.full(n, value) for name, value in request.context.items()},
-    )
+    return OneRequest(request.user_id, request.ad_id, time_us, request.context)
 
 
 def logged_rows(request_id: int, n: int, shown: I64) -> I64:

@@ -13,7 +13,7 @@ from infra.clock import FixedClock
 from infra.home import Home
 from serving.assignment import Assignment
 from serving.policy import EpsilonPolicy, GreedyPolicy
-from serving.prediction_log import PredictionLog, Record, read, segments, unpack
+from serving.prediction_log import PredictionLog, Record, features_of, names_of, read, segments, unpack
 from serving.scorer import RankRequest, Scorer, logged_rows
 
 REQUEST = RankRequest(user_id=3, ad_id=np.arange(20), slots=4, context={"device": "mobile"}, request_id=11)
@@ -35,8 +35,8 @@ def test_what_is_logged_is_what_was_answered(scorer):
     np.testing.assert_array_equal(unpack(record.shown), answer.slate.shown)
     np.testing.assert_array_equal(unpack(record.propensity), answer.slate.propensity)
     assert unpack(record.logged)[:4].tolist() == answer.slate.shown.tolist()
-    assert set(record.features) == {"user_id", "ad_id", "device", "user_ctr", "ad_ctr", "user_clicked_categories"}
-    assert set(record.snapshots) == set(record.ages) == {"user_daily", "ad_daily"}
+    assert set(features_of(record)) == {"user_id", "ad_id", "device", "user_ctr", "ad_ctr", "user_clicked_categories"}
+    assert names_of(record.snapshots) == names_of(record.ages) == ("user_daily", "ad_daily")
 
 
 def test_logged_features_give_the_logged_scores_again(scorer):
@@ -44,7 +44,7 @@ def test_logged_features_give_the_logged_scores_again(scorer):
         scorer.rank(replace(REQUEST, request_id=number, user_id=number % 7))
     for record in logged(scorer):
         rows = unpack(record.logged)
-        again = TinyArtefact().score({name: unpack(column) for name, column in record.features.items()})
+        again = TinyArtefact().score(features_of(record))
         np.testing.assert_array_equal(again, unpack(record.s)[rows])
         k = len(unpack(record.shown))
         np.testing.assert_array_equal(TinyArtefact().probability(again[:k], np.arange(k)), unpack(record.p))
