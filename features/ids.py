@@ -53,6 +53,24 @@ def uniform(*parts: Any) -> npt.NDArray[np.float64]:
     return (mix(*parts) >> np.uint64(11)).astype(np.float64) * (1.0 / (1 << 53))
 
 
+def mix_one(*parts: int) -> int:
+    """`mix` of whole numbers alone, without numpy, which takes ten times as long for one: for a request's own luck."""
+    state = _SEED
+    for part in parts:
+        state = _finalise_int(((state ^ (part & _MASK)) + _GOLDEN) & _MASK)
+    return state
+
+
+def uniform_one(*parts: int) -> float:
+    """`uniform` of whole numbers alone."""
+    return (mix_one(*parts) >> 11) * (1.0 / (1 << 53))
+
+
+def derived_id_one(*parts: int) -> int:
+    """`derived_id` of whole numbers alone."""
+    return mix_one(*parts) >> 1
+
+
 def derived_id(*parts: Any) -> I64:
     """A non-negative int64 id made of whole numbers: for example an impression's is `derived_id(request_id, slot)`."""
     return (mix(*parts) >> np.uint64(1)).astype(np.int64)

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
+    max_waiting: int = Field(256, ge=1, description="Most requests waiting for an answer in a process; more get 503.")
+    max_wait_ms: float = Field(50.0, gt=0, description="A request that has waited longer gets 503: its caller has given up.")
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")
     live_speed: float = Field(

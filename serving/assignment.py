@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from features.ids import text_id, uniform
+from features.ids import text_id, uniform, uniform_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Assignment:
         """The arm of a user.  Someone unknown (user_id -1) can't be recognised and is assigned request by request."""
         if len(self.arms) == 1:
             return self.arms[0]
-        luck = uniform(self._salt_id, user_id) if user_id >= 0 else uniform(self._salt_id, -1, request_id)
-        return self.arms[bisect_right(self._edges, float(luck))]
+        luck = uniform_one(self._salt_id, user_id) if user_id >= 0 else uniform_one(self._salt_id, -1, request_id)
+        return self.arms[bisect_right(self._edges, luck)]
 
     def arms_of(self, user_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Indexes into `arms` of many known users: [n] int64, equal to `arm` one by one."""

@@ -35,6 +35,9 @@ class ServingMetrics:
         self._unknown_ads = Counter("clickproof_unknown_ads", "Unknown candidate ads.", registry=registry)
         self._randomised = Counter("clickproof_randomised", "Requests answered in random order.", registry=registry)
         self._arms = Counter("clickproof_arm_requests", "Requests by experiment arm.", ["arm"], registry=registry)
+        self._shed = Counter("clickproof_shed", "Requests refused under overload.", ["why"], registry=registry)
+        for why in ("full", "late"):
+            self._shed.labels(why)
         self._ready = Gauge("clickproof_ready", "1 once a model is loaded.", registry=registry)
         self._model = Gauge(
             "clickproof_model_info", "The model that is served.", ["model", "encoder", "family"], registry=registry
@@ -50,6 +53,10 @@ class ServingMetrics:
     def ended(self, route: str, status: int) -> None:
         """A request got its status code."""
         self._requests.labels(route, str(status)).inc()
+
+    def shed(self, why: str) -> None:
+        """A request was refused because too many were waiting ("full"), or it for too long ("late")."""
+        self._shed.labels(why).inc()
 
     def ranked(self, answer: Answer, decode_ns: int, encode_ns: int, total_ns: int) -> None:
         """A slate was answered."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from features.ids import mix, uniform
+from features.ids import mix, uniform_one
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class EpsilonPolicy:
     def choose(self, request_id: int, value: npt.NDArray[np.floating], slots: int) -> Slate:
         n = len(value)
         greedy = greedy_order(value)[:slots]
-        randomised = bool(uniform(request_id, _EXPLORE) < self.epsilon)
+        randomised = uniform_one(request_id, _EXPLORE) < self.epsilon
         shown = random_order(request_id, n)[:slots] if randomised else greedy
         propensity = (1.0 - self.epsilon) * (shown == greedy) + self.epsilon / n
         return Slate(shown, propensity.astype(np.float32), randomised)

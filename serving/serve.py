@@ -19,12 +19,14 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
-from serving.app import Service, create_app
+from serving.app import create_app
 from serving.assignment import Assignment
 from serving.champion import champion
+from serving.front_door import front_door
 from serving.messages import ModelAnswer, context_kinds, context_names
 from serving.policy import Policy, policy_of
 from serving.prediction_log import PredictionLog
+from serving.rank_handler import Service
 from serving.scorer import RankRequest, Scorer, candidate_rows, fetch
 
 # An A/A experiment: both arms get the champion, so that assignment, its log and its checks are in use before the first A/B.
@@ -40,10 +42,19 @@ def serve(home: Home, settings: Settings) -> None:
     Raises ExplainedError where the port is taken.
     """
     _check_port(settings)
-    app = create_app(lambda: load_service(home, settings), settings)
+    app = create_app(lambda: _kept_fresh(load_service(home, settings)), settings)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs)
+    door = front_door(app.state.rank)
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs, http=door)
+
+
+def _kept_fresh(service: Service) -> Service:
+    """Ads are loaded in the background from now on; a drill, whose clock runs faster, looks at every request instead."""
+    source = service.scorer.source
+    if isinstance(source, OnlineSource):
+        source.keep_fresh()
+    return service
 
 
 def _check_port(settings: Settings) -> None:
@@ -62,7 +73,7 @@ def load_service(home: Home, settings: Settings) -> Service:
     """The champion of a home with its online store, ready and warm.  Raises where a home has no champion or no features."""
     artefact = champion(home, settings.threads)
     context = context_names(artefact.spec.names)
-    source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
+    source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service, degrade=True)
     policy = policy_of(settings.epsilon)
     clock = server_clock(home, settings)
     assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)

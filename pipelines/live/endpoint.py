@@ -27,7 +27,8 @@ from monitoring.bugs.catalogue import bug as look_up
 from pipelines.live.injection import Fault, Injection
 from pipelines.live.token import HEADER, check, holds
 from pipelines.live.wrapped import WrappedScorer, asked_at_us
-from serving.app import Service, create_app
+from serving.app import create_app
+from serving.rank_handler import Service
 from serving.serve import load_service
 
 KEEP_ALIVE_S = 86_400

@@ -1,25 +1,25 @@
-"""The REST endpoint, through Starlette's test client and once through a real server."""
+"""The REST endpoint, through its route (Starlette's test client) and through the front door of a real server."""
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
+from real_server import client_of, running
 from small_world import NOW_US, DictSource, TinyArtefact
 
 from infra.clock import FixedClock
 from infra.settings import Settings
-from serving.app import Service, create_app
+from serving.app import create_app
 from serving.assignment import Assignment
 from serving.messages import ModelAnswer, context_kinds
 from serving.policy import EpsilonPolicy
 from serving.prediction_log import PredictionLog, read, segments
+from serving.rank_handler import Service
 from serving.scorer import Scorer
 
 SETTINGS = Settings(max_candidates=50, max_body_bytes=4096)
@@ -36,9 +36,21 @@ def service(home) -> Service:
 
 
 @contextmanager
-def serving(load):
+def route(load):
     with TestClient(create_app(load, SETTINGS), raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def door(load):
+    with client_of(create_app(load, SETTINGS)) as client:
+        yield client
+
+
+@pytest.fixture(params=[route, door], ids=["route", "front door"])
+def serving(request):
+    """Both ways to POST /v1/rank: what one does the other does."""
+    return request.param
 
 
 def wait_ready(client) -> None:
@@ -50,7 +62,7 @@ def wait_ready(client) -> None:
 
 
 @pytest.fixture
-def client(home):
+def client(home, serving):
     with serving(lambda: service(home)) as client:
         wait_ready(client)
         yield client
@@ -166,7 +178,7 @@ def test_other_paths_and_methods_get_the_same_form_of_error(client):
     assert answer.json()["error"]["message"] == "Method Not Allowed"
 
 
-def test_health_is_immediate_and_readiness_waits_for_the_model(home):
+def test_health_is_immediate_and_readiness_waits_for_the_model(home, serving):
     go = threading.Event()
 
     def load() -> Service:
@@ -184,7 +196,7 @@ def test_health_is_immediate_and_readiness_waits_for_the_model(home):
         assert client.post("/v1/rank", json=BODY).status_code == 200
 
 
-def test_a_model_that_cannot_be_loaded_is_explained(caplog):
+def test_a_model_that_cannot_be_loaded_is_explained(caplog, serving):
     def load() -> Service:
         raise FileNotFoundError("no champion yet; run `make train`")
 
@@ -199,7 +211,7 @@ def test_a_model_that_cannot_be_loaded_is_explained(caplog):
         assert client.get("/healthz").status_code == 200
 
 
-def test_an_answer_that_cannot_be_logged_is_not_given(home, caplog):
+def test_an_answer_that_cannot_be_logged_is_not_given(home, caplog, serving):
     broken = service(home)
 
     def full(_):
@@ -213,7 +225,7 @@ def test_an_answer_that_cannot_be_logged_is_not_given(home, caplog):
         assert "ads" not in answer.json()
 
 
-def test_a_failure_of_the_server_is_a_500_without_its_insides(home):
+def test_a_failure_of_the_server_is_a_500_without_its_insides(home, serving):
     broken = service(home)
     broken.scorer.source = None
     with serving(lambda: broken) as client:
@@ -262,7 +274,7 @@ def test_the_model_is_described(client):
     assert client.get("/v1/model").json()["model"] == "tiny-model"
 
 
-def test_stopping_the_server_closes_its_log(home):
+def test_stopping_the_server_closes_its_log(home, serving):
     served = service(home)
     with serving(lambda: served) as client:
         wait_ready(client)
@@ -272,17 +284,8 @@ def test_stopping_the_server_closes_its_log(home):
 
 
 def test_a_real_server_answers_concurrent_clients_and_refuses_a_long_chunked_body_early(home):
-    server = uvicorn.Server(uvicorn.Config(create_app(lambda: service(home), SETTINGS), port=0, log_level="warning"))
-    listening = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        statuses, refused = asyncio.run(_drive(url))
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+    with running(create_app(lambda: service(home), SETTINGS)) as port:
+        statuses, refused = asyncio.run(_drive(f"http://127.0.0.1:{port}"))
     assert statuses == [200] * 40
     assert refused == (413, True)
     assert sum(1 for path in segments(home) for _ in read(path)) == 40

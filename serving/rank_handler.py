@@ -1,0 +1,120 @@
+"""From the bytes of a request to the bytes of its answer: what both doors of POST /v1/rank do.
+
+The doors are the route of `serving.app` and, without a web framework between, `serving.front_door`.  Bodies go through msgspec
+and numpy, not through pydantic rows, which cost several times the model itself.  Everything runs in the event loop on purpose:
+it is short and bound by the processor, so a hand-over to threads would only add to it; more processes scale it.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import msgspec
+
+from features.catalogue import Kind
+from infra.settings import Settings
+from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, Problem, decode, to_answer, to_request
+from serving.metrics import ServingMetrics
+from serving.scorer import Scorer
+
+JSON = "application/json"
+_log = logging.getLogger("clickproof.serving")
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the endpoint serves: a scorer, the context fields that it takes, and how it describes itself."""
+
+    scorer: Scorer
+    context: Mapping[str, Kind]
+    description: ModelAnswer
+
+
+class ServerState:
+    """What changes while the server runs: the service once loaded, or why it could not be loaded."""
+
+    def __init__(self) -> None:
+        self.service: Service | None = None
+        self.failure: str | None = None
+
+
+class Reply(NamedTuple):
+    """An answer to be sent; `retry_after_s` where it makes sense to ask again."""
+
+    status: int
+    content: bytes
+    retry_after_s: int | None = None
+
+
+class RankHandler:
+    """Answers requests with the service of the moment."""
+
+    def __init__(self, state: ServerState, settings: Settings, metrics: ServingMetrics) -> None:
+        self.state = state
+        self.settings = settings
+        self.metrics = metrics
+
+    def answer(self, body: bytes, started_ns: int) -> Reply:
+        """The reply to a body; `started_ns` (perf_counter_ns) is when its first byte was seen.  Never raises."""
+        service = self.state.service
+        if service is None:
+            return self.refused(unready(self.state))
+        try:
+            received = perf_counter_ns()
+            wanted = to_request(decode(body), service.context, self.settings.max_candidates)
+            decoded = perf_counter_ns()
+            answer = service.scorer.rank(wanted)
+            ranked = perf_counter_ns()
+            about = service.description
+            content = _encode(to_answer(wanted, answer, about.model, about.policy))
+            ended = perf_counter_ns()
+        except InvalidRequest as error:
+            return self.refused(problem(error.status, error.field, error.message))
+        except OSError:
+            _log.exception("a request could not be answered")
+            message = "the prediction log or the feature store failed; the server's own log says why"
+            return self.refused(problem(503, None, message, retry_after_s=1))
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
+            _log.exception("a request could not be answered")
+            return self.refused(problem(500, None, "the server failed; its own log says why"))
+        self.metrics.ranked(answer, decoded - received, ended - ranked, ended - started_ns)
+        self.metrics.ended("rank", 200)
+        return Reply(200, content)
+
+    def refused(self, reply: Reply) -> Reply:
+        """Count a reply that is no success."""
+        self.metrics.ended("rank", reply.status)
+        return reply
+
+
+def problem(status: int, field: str | None, message: str, retry_after_s: int | None = None) -> Reply:
+    """A reply that says what was wrong."""
+    return Reply(status, _encode(ErrorAnswer(Problem(field, message))), retry_after_s)
+
+
+def unready(state: ServerState) -> Reply:
+    """503, with the reason."""
+    if state.failure is not None:
+        return problem(503, None, f"no model could be loaded: {state.failure}")
+    return problem(503, None, "the model is being loaded; try again shortly", retry_after_s=1)
+
+
+def body_problem(content_type: str, content_encoding: str, content_length: str, limit: int) -> Reply | None:
+    """What the headers of a request already say against its body: 415 for another type or encoding, 413 for its length."""
+    kind, _, parameters = content_type.lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if kind.strip() != JSON or charset not in ("", "utf-8"):
+        return problem(415, None, "send JSON in UTF-8, with the header 'Content-Type: application/json'")
+    if content_encoding.lower() not in ("", "identity"):
+        return problem(415, None, "send the body uncompressed, without a Content-Encoding")
+    if content_length.isdigit() and int(content_length) > limit:
+        return too_long(limit)
+    return None
+
+
+def too_long(limit: int) -> Reply:
+    """413."""
+    return problem(413, None, f"the body is longer than {limit} bytes, the most this server takes")
