@@ -6,7 +6,7 @@ answer the same question with the same type, so that training, serving and repla
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
 OK, MISSING, STALE = 0, 1, 2
+Degraded = Literal["", "stale features", "priors", "popularity"]  # what stood in for what could not be had, in order of loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,12 @@ class ViewStates(Mapping[str, ViewState]):
                 matrix[:, at] = getattr(state, field)
         return cls(tuple(views), *made)
 
+    def mask(self) -> npt.NDArray[np.int32]:
+        """[n] int32: bit i is set where the i-th view was missing or stale."""
+        if not self.status.any():  # OK is 0
+            return np.zeros(len(self.status), np.int32)
+        return ((self.status != OK) @ (1 << np.arange(len(self.names)))).astype(np.int32)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -122,16 +129,7 @@ class FeatureBatch:
 
     columns: Mapping[str, Array]
     views: Mapping[str, ViewState]
-    degraded: str = ""  # what stood in where the store could not be read: "stale features" or "priors"
-
-    def fallback_mask(self) -> npt.NDArray[np.int32]:
-        """[n] int32: bit i is set where the i-th view (in `views` order) was missing or stale."""
-        states = list(self.views.values())
-        mask = np.zeros(len(states[0].status) if states else 0, np.int32)
-        for bit, state in enumerate(states):
-            if state.status.any():  # OK is 0
-                mask |= (state.status != OK).astype(np.int32) << bit
-        return mask
+    degraded: Degraded = ""  # what stood in where the store could not be read
 
 
 class FeatureSource(Protocol):

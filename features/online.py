@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import redis
 
-from features.batch import F32, I64, MISSING, OK, STALE, Array, FeatureBatch, OneRequest, RequestBatch, ViewStates
+from features.batch import F32, I64, MISSING, OK, STALE, Array, Degraded, FeatureBatch, OneRequest, RequestBatch, ViewStates
 from features.blocks import Blocks, Names
 from features.catalogue import CONTEXT, Entity
 from features.derive import NEEDS, derivation
@@ -153,7 +153,7 @@ class OnlineSource:
             degraded,
         )
 
-    def _user(self, user_id: int, known: _Known) -> tuple[Entities | None, str]:
+    def _user(self, user_id: int, known: _Known) -> tuple[Entities | None, Degraded]:
         """The user's row, and what it had to fall back to."""
         if not self.users.columns.views:
             return None, ""
@@ -177,7 +177,7 @@ class OnlineSource:
         ad_id: I64,
         placement: Entities,
         known: _Known,
-        degraded: str = "",
+        degraded: Degraded = "",
     ) -> FeatureBatch:
         """Columns of users, context and placements are [n], or [1] where all rows have the same."""
         n, shape = len(ad_id), self._shape
@@ -219,7 +219,9 @@ class OnlineSource:
         states = self._states(parts, time_us, known.marks, n, degraded)
         return FeatureBatch(Blocks(shape.names, numbers, whole, others, same), states, degraded)
 
-    def _states(self, parts: Sequence[Entities], time_us: I64, marks: Mapping[str, Mark], n: int, degraded: str) -> ViewStates:
+    def _states(
+        self, parts: Sequence[Entities], time_us: I64, marks: Mapping[str, Mark], n: int, degraded: Degraded
+    ) -> ViewStates:
         names = self._shape.views
         snapshot = np.empty((n, len(names)), np.int64)
         status = np.zeros((n, len(names)), np.uint8)

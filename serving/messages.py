@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from features.batch import Degraded
 from features.catalogue import CONTEXT, DERIVED, VIEWS, Kind
-from features.ids import derived_id
+from features.ids import derived_id_one
 from serving.scorer import Answer, RankRequest
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -60,6 +61,10 @@ class AnswerMarks(msgspec.Struct):
     unknown_ads: list[int]
     missing: Annotated[list[str], msgspec.Meta(description="Feature views without a row for some candidate.")]
     stale: Annotated[list[str], msgspec.Meta(description="Feature views older than they should be.")]
+    degraded: Annotated[
+        Degraded,
+        msgspec.Meta(description="What stood in for what could not be had; empty: nothing had to."),
+    ] = ""
 
 
 class RankAnswer(msgspec.Struct):
@@ -200,7 +205,7 @@ def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> 
     rows: Any = zip(
         request.ad_id[slate.shown].tolist(),
         range(k),
-        derived_id(answer.request_id, np.arange(k)).tolist(),
+        [derived_id_one(answer.request_id, slot) for slot in range(k)],
         answer.p.tolist(),
         answer.s[slate.shown].tolist(),
         slate.propensity.tolist(),
@@ -215,6 +220,10 @@ def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> 
         slate.randomised,
         [ShownAd(*row) for row in rows],
         AnswerMarks(
-            "known" if marks.user_known else "unknown", list(marks.unknown_ads), list(marks.missing), list(marks.stale)
+            "known" if marks.user_known else "unknown",
+            list(marks.unknown_ads),
+            list(marks.missing),
+            list(marks.stale),
+            marks.degraded,
         ),
     )

@@ -13,16 +13,28 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from features.batch import F32, I64, MISSING, STALE, Array, FeatureBatch, FeatureSource, OneRequest, RequestBatch, ViewStates
+from features.batch import (
+    F32,
+    I64,
+    MISSING,
+    STALE,
+    Array,
+    Degraded,
+    FeatureBatch,
+    FeatureSource,
+    OneRequest,
+    RequestBatch,
+    ViewStates,
+)
 from features.blocks import Blocks
 from features.catalogue import VIEWS
-from features.ids import derived_id, text_id, uniform
+from features.ids import derived_id_one, mix_one, text_id
 from infra.clock import Clock
 from serving.assignment import Assignment
 from serving.policy import Policy, Slate
 from serving.prediction_log import PredictionLog, Record, matrix, pack
 
-LOGGED_SHARE = 0.01  # of the candidates that are not shown, a hashed share has its feature values logged
+LOGGED_ONE_IN = 100  # of the candidates that are not shown, a hashed share has its feature values logged
 STAGES = ("features", "score", "policy", "log")
 
 _ENTITY = {view.name: view.entity for view in VIEWS}
@@ -68,6 +80,7 @@ class Marks:
     unknown_ads: tuple[int, ...]  # candidates without any stored row
     missing: tuple[str, ...]  # views without a row for some candidate
     stale: tuple[str, ...]  # views older than they should be for some candidate
+    degraded: Degraded = ""  # what stood in for what could not be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +142,7 @@ class Scorer:
             raise ValueError("this scorer was made without a prediction log; it can score rows but not answer requests")
         started = perf_counter_ns()
         time_us = self.clock.now_us() if request.time_us is None else request.time_us
-        request_id = int(derived_id(self._origin, next(self._count))) if request.request_id is None else request.request_id
+        request_id = derived_id_one(self._origin, next(self._count)) if request.request_id is None else request.request_id
         batch = fetch(self.source, candidate_rows(request, time_us))
         fetched = perf_counter_ns()
         s = self.artefact.score(batch.columns)
@@ -140,21 +153,31 @@ class Scorer:
         p = self.artefact.probability(s[slate.shown], np.arange(len(slate.shown))).astype(np.float32)
         arm = self.assignment.arm(request.user_id, request_id)
         chosen = perf_counter_ns()
-        self.log.append(self._record(request, request_id, time_us, arm, slate, s, p, batch))
+        states = ViewStates.of(batch.views, len(s))
+        self.log.append(self._record(request, request_id, time_us, arm, slate, s, p, batch, states))
         logged = perf_counter_ns()
         stages = (fetched - started, scored - fetched, chosen - scored, logged - chosen)
-        return Answer(request_id, time_us, arm, slate, s, p, batch, marks(batch, request.ad_id), stages)
+        return Answer(request_id, time_us, arm, slate, s, p, batch, marks(states, request.ad_id, batch.degraded), stages)
 
     def _value(self, s: F32, bid: F32 | None) -> npt.NDArray[np.floating]:
         """What to order by: s, or the expected price of the top slot where there are bids."""
         return s if bid is None else bid * self.artefact.probability(s, np.zeros(len(s), np.int64))
 
     def _record(
-        self, request: RankRequest, request_id: int, time_us: int, arm: str, slate: Slate, s: F32, p: F32, batch: FeatureBatch
+        self,
+        request: RankRequest,
+        request_id: int,
+        time_us: int,
+        arm: str,
+        slate: Slate,
+        s: F32,
+        p: F32,
+        batch: FeatureBatch,
+        states: ViewStates,
     ) -> Record:
         n = len(s)
         logged = logged_rows(request_id, n, slate.shown)
-        columns, states = Blocks.of(batch.columns), ViewStates.of(batch.views, n)
+        columns = Blocks.of(batch.columns)
         others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
         return Record(
             request_id=request_id,
@@ -168,7 +191,7 @@ class Scorer:
             ad_id=pack(request.ad_id),
             s=pack(s),
             bid=None if request.bid is None else pack(request.bid),
-            fallback_mask=pack(fallback_mask(batch, n)),
+            fallback_mask=pack(states.mask()),
             shown=pack(slate.shown),
             p=pack(p),
             propensity=pack(slate.propensity),
@@ -199,39 +222,33 @@ def fetch(source: FeatureSource, rows: RequestBatch) -> FeatureBatch:
     return replace(batch, columns=columns)
 
 
-def fallback_mask(batch: FeatureBatch, n: int) -> npt.NDArray[np.int32]:
-    """`FeatureBatch.fallback_mask` of n rows, also for a model that reads no view at all."""
-    return batch.fallback_mask() if batch.views else np.zeros(n, np.int32)
-
-
 def candidate_rows(request: RankRequest, time_us: int) -> OneRequest:
     """The n (request, candidate) pairs of one request; row ids count from 0."""
     return OneRequest(request.user_id, request.ad_id, time_us, request.context)
 
 
 def logged_rows(request_id: int, n: int, shown: I64) -> I64:
-    """Indexes of the candidates whose features are logged: the shown ones in slot order, then a hashed share of the others."""
-    drawn = uniform(request_id, _SAMPLE, np.arange(n)) < LOGGED_SHARE
-    drawn[shown] = False
-    return np.concatenate([shown, np.flatnonzero(drawn)])
+    """Indexes of the candidates whose features are logged: the shown ones in slot order, then a hashed share of the others.
+
+    Every LOGGED_ONE_IN-th candidate from a place that the request's id decides: each has the same chance, for one hash a
+    request."""
+    first = mix_one(request_id, _SAMPLE) % LOGGED_ONE_IN
+    if first >= n:
+        return shown
+    drawn = np.arange(first, n, LOGGED_ONE_IN)
+    return np.concatenate([shown, drawn[~np.isin(drawn, shown)]])
 
 
-def marks(batch: FeatureBatch, ad_id: I64) -> Marks:
+def marks(states: ViewStates, ad_id: I64, degraded: Degraded) -> Marks:
     """Which views were missing or stale for some candidate of one request, and who was unknown: had no row in any view.
 
     The rows of a request share its user, so the first row speaks for the user.
     """
-    flawed = {name: state.status for name, state in batch.views.items() if state.status.any()}
-    missing = {name: absent for name, status in flawed.items() if (absent := status == MISSING).any()}
-    stale = tuple(name for name, status in flawed.items() if (status == STALE).any())
-    users, ads = _absent(batch, missing, "user"), _absent(batch, missing, "ad")
-    user_known = users is None or not users[0]
-    return Marks(user_known, () if ads is None else tuple(ad_id[ads].tolist()), tuple(missing), stale)
-
-
-def _absent(batch: FeatureBatch, missing: Mapping[str, Array], entity: str) -> Array | None:
-    """[n] bool: rows without any view of the entity; None where no row is like that."""
-    views = [name for name in batch.views if _ENTITY.get(name) == entity]
-    if not views or any(name not in missing for name in views):
-        return None
-    return np.logical_and.reduce([missing[name] for name in views])
+    if not states.status.any():  # OK is 0
+        return Marks(True, (), (), (), degraded)
+    missing, stale = states.status == MISSING, (states.status == STALE).any(axis=0)
+    names = np.array(states.names)
+    users, ads = ([at for at, name in enumerate(states.names) if _ENTITY.get(name) == entity] for entity in ("user", "ad"))
+    user_known = not users or not missing[0, users].all()
+    unknown = ad_id[missing[:, ads].all(axis=1)].tolist() if ads else []
+    return Marks(user_known, tuple(unknown), tuple(names[missing.any(axis=0)].tolist()), tuple(names[stale].tolist()), degraded)

@@ -76,7 +76,7 @@ def test_a_request_is_answered_and_logged(client, home):
     assert [ad["slot"] for ad in body["ads"]] == [0, 1]
     assert {ad["ad_id"] for ad in body["ads"]} <= set(BODY["candidates"])
     assert all(0 < ad["p"] < 1 and 0 < ad["propensity"] <= 1 for ad in body["ads"])
-    assert body["marks"] == {"user": "known", "unknown_ads": [], "missing": [], "stale": []}
+    assert body["marks"] == {"user": "known", "unknown_ads": [], "missing": [], "stale": [], "degraded": ""}
     ((record, _),) = [found for path in segments(home) for found in read(path)]
     assert record.request_id == 12
 
