@@ -6,6 +6,7 @@ each view was and what was missing.  Equal to Feast's `get_online_features` valu
 (tests/features/test_feast_parity.py), and to `AsOfSource` at the same moment.
 """
 
+import asyncio
 import sqlite3
 import threading
 from collections import Counter
@@ -22,6 +23,8 @@ from features.catalogue import CONTEXT, Entity
 from features.derive import NEEDS, derivation
 from features.online_ads import Hot, ad_columns, load, placement_columns
 from features.online_guard import check_layout
+from features.online_redis import RedisStore, hash_key, row_field
+from features.online_redis_reader import RedisReader
 from features.online_store import OnlineStore, open_store
 from features.online_users import MOST, Generation, Users
 from features.online_values import Mark
@@ -74,12 +77,15 @@ class OnlineSource:
         self._lock = threading.Lock()
         self._stop: threading.Event | None = None
         self._keeper: threading.Thread | None = None
+        self._reader: RedisReader | None = None
 
     def close(self) -> None:
         """Close the store."""
         if self._stop is not None and self._keeper is not None:
             self._stop.set()
             self._keeper.join()
+        if self._reader is not None:
+            self._reader.close()
         self._store.close()
 
     def refresh(self, store: OnlineStore | None = None) -> "_Known":
@@ -116,6 +122,40 @@ class OnlineSource:
                 self.counts["refresh.failed"] += 1  # what is known goes on ageing, and says so
         if store is not None:
             store.close()
+
+    def read_ahead(self, timeout_s: float) -> None:
+        """From now on users' rows come only through `prefetch`, which waits for a remote store without holding up the event
+        loop that this is called in."""
+        if isinstance(self._store, RedisStore):
+            self._reader = RedisReader(self._store.url, timeout_s)
+
+    def prefetch(self, user_id: int) -> "asyncio.Future[None] | None":
+        """Begin to read the row that the next request of this user wants; None where there is nothing to wait for.  The future
+        never raises: what could not be read is missing, and marked."""
+        known, reader = self._known, self._reader
+        if reader is None or known is None or user_id < 0 or not self.users.columns.views:
+            return None
+        if self.users.kept(user_id, known.users) is not None:
+            self.users.counts["hits"] += 1
+            return None
+        if not reader.ready:
+            self.counts["store.unavailable"] += 1
+            return None
+        (key,) = self.users.key(user_id)
+        views = self.users.columns.views
+        asked = reader.read(hash_key(key), [row_field(view) for view in views])
+        done: asyncio.Future[None] = asked.get_loop().create_future()
+
+        def keep(answer: "asyncio.Future[list[bytes | None]]") -> None:
+            try:
+                self.users.keep(user_id, known.users, [[packed] for packed in answer.result()])
+                self.users.counts["misses"] += 1
+            except STORE_FAILED as error:
+                self.counts[f"store.{type(error).__name__}"] += 1
+            done.set_result(None)
+
+        asked.add_done_callback(keep)
+        return done
 
     def fetch(self, requests: RequestBatch) -> FeatureBatch:
         """Features of each row, in row order; see FeatureSource.  Raises ValueError where a context column isn't in the
@@ -159,6 +199,12 @@ class OnlineSource:
             return None, ""
         if user_id < 0:
             return self.users.unknown, ""
+        if self._reader is not None:
+            row = self.users.just_read(user_id, known.users)
+            if row is not None:
+                return row, ""
+            last = self.users.last(user_id)
+            return (self.users.unknown, "priors") if last is None else (last, "stale features")
         try:
             return self.users.one(user_id, known.users), ""
         except STORE_FAILED as error:

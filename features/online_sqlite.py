@@ -26,8 +26,6 @@ _STAMPS = struct.Struct("<qq")  # event_us, available_us in a packed row, behind
 class SqliteStore:
     """Implements `features.online_store.OnlineStore`.  Safe to use from several threads; several processes may have it open."""
 
-    remote = False
-
     def __init__(self, home: Home) -> None:
         """Opens the store, making it where the home may be written.  Raises FileNotFoundError where there is none to read,
         ExplainedError where it was written by an older version."""

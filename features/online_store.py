@@ -21,8 +21,6 @@ from infra.settings import settings
 class OnlineStore(Protocol):
     """Where serving reads features: `features.online_sqlite` and `features.online_redis`."""
 
-    remote: bool  # whether a read waits for a network
-
     def put(self, view: View, rows: Encoded, mark: Mark | None) -> Written:
         """Write rows that aren't older than what is stored, and the view's mark if it is newer."""
         ...

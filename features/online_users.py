@@ -7,6 +7,7 @@ is none.  Used by `features.online`.
 
 from collections import Counter
 from collections.abc import Sequence
+from time import monotonic
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from features.online_values import key_bytes
 from features.side_by_side import Columns, Entities
 
 MOST = 50_000  # users kept: some 2 kB each
+JUST_S = 0.25  # between a read and the answer that it was for
 Generation = tuple[int, ...]  # how often each view of users was written
 
 _FIRST = slice(0, 1)
@@ -26,12 +28,12 @@ class Users:
     """The rows of users in some views."""
 
     def __init__(self, store: OnlineStore, views: Sequence[View], most: int = MOST) -> None:
-        """`most` users are kept; 0 reads every time."""
+        """`most` users are kept, one at least."""
         self.columns = Columns(views)
         self.counts: Counter[str] = Counter()  # hits, misses
         self._store = store
-        self._most = most
-        self._kept: dict[int, tuple[Generation, Entities]] = {}  # least recently used first
+        self._most = max(most, 1)
+        self._kept: dict[int, tuple[Generation, float, Entities]] = {}  # with when it was read; least recently used first
         self.unknown = self._unpacked([[None] for _ in views], _FIRST) if views else None
 
     def kept(self, user_id: int, now: Generation) -> Entities | None:
@@ -40,12 +42,19 @@ class Users:
         if entry is None:
             return None
         self._kept[user_id] = entry
-        return entry[1] if entry[0] == now else None
+        return entry[2] if entry[0] == now else None
+
+    def just_read(self, user_id: int, now: Generation) -> Entities | None:
+        """The row of a user that was read for this very request: users may have been written in the meantime."""
+        entry = self._kept.get(user_id)
+        if entry is None or (entry[0] != now and monotonic() - entry[1] > JUST_S):
+            return None
+        return entry[2]
 
     def last(self, user_id: int) -> Entities | None:
         """The row of a user as it was last seen, however long ago."""
         entry = self._kept.get(user_id)
-        return None if entry is None else entry[1]
+        return None if entry is None else entry[2]
 
     def one(self, user_id: int, now: Generation) -> Entities:
         """The row of a user [1], from the store where it isn't kept.  Raises what the store raises, and ValueError for a row
@@ -65,10 +74,9 @@ class Users:
     def keep(self, user_id: int, now: Generation, packed: Sequence[Sequence[bytes | None]]) -> Entities:
         """Unpack a user's row and keep it."""
         row = self._unpacked(packed, _FIRST)
-        if self._most:
-            self._kept[user_id] = now, row
-            if len(self._kept) > self._most:
-                del self._kept[next(iter(self._kept))]
+        self._kept[user_id] = now, monotonic(), row
+        if len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
         return row
 
     def many(self, user_id: I64) -> Entities:

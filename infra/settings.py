@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     data: Path | None = Field(None, description="Folder with a source's files, for sources that read files.")
     lake_url: str = Field("", description="URL of the lake's Delta tables; empty means the folder `lake` in the home.")
     online_url: str = Field("", description="Online store: empty for the embedded SQLite file, or redis://HOST:PORT.")
+    store_timeout_ms: float = Field(20.0, gt=0, description="How long a request waits for a remote online store.")
     mlflow_url: str = Field("", description="MLflow tracking URI; empty means a SQLite file in the home.")
     prefect_url: str = Field("", description="API of a running Prefect server; empty starts an ephemeral one in the process.")
     attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
@@ -38,7 +39,11 @@ class Settings(BaseSettings):
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
     max_waiting: int = Field(256, ge=1, description="Most requests waiting for an answer in a process; more get 503.")
-    max_wait_ms: float = Field(50.0, gt=0, description="A request that has waited longer gets 503: its caller has given up.")
+    max_wait_ms: float = Field(
+        100.0,
+        gt=0,
+        description="A request that has waited longer while others wait behind it gets 503: its caller has given up.",
+    )
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")
     live_speed: float = Field(

@@ -7,7 +7,7 @@ this module has the same route for whoever mounts the application elsewhere, its
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter_ns
 from typing import Any
 
@@ -17,12 +17,14 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from features.online import OnlineSource
 from infra.errors import ExplainedError
 from infra.settings import Settings
 from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, RankAnswer, RankBody
 from serving.metrics import ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
+RETRY_S = 2.0  # between attempts to load a model
 _SCHEMAS = "#/components/schemas/"
 _log = logging.getLogger("clickproof.serving")
 
@@ -38,11 +40,13 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(load, state, metrics))
+        stopping = asyncio.Event()
+        loading = asyncio.create_task(_load(load, handler, stopping))
         yield
+        stopping.set()
         await loading  # a thread can't be cancelled; its log must be closed too
-        if state.service is not None and state.service.scorer.log is not None:
-            state.service.scorer.log.close()
+        if state.service is not None:
+            state.service.scorer.close()
 
     app = FastAPI(
         title="Clickproof",
@@ -62,8 +66,13 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     async def rank(request: Request) -> Response:
         started = perf_counter_ns()
         body = await read_body(request, settings.max_body_bytes)
-        reply = handler.refused(body) if isinstance(body, Reply) else handler.answer(body, started)
-        return _response(reply)
+        wanted = handler.refused(body) if isinstance(body, Reply) else handler.read(body)
+        if isinstance(wanted, Reply):
+            return _response(wanted)
+        ahead = handler.ahead(wanted)
+        if ahead is not None:
+            await ahead
+        return _response(handler.answer(wanted, started))
 
     @app.get("/v1/model", summary="What is served", responses=_responses("ModelAnswer", "The model version.", 503))
     async def model() -> Response:
@@ -114,21 +123,31 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     return app
 
 
-async def _load(load: Callable[[], Service], state: ServerState, metrics: ServingMetrics) -> None:
-    """Load in a thread, so that /healthz answers meanwhile; a failure is kept for /readyz rather than ending the process."""
-    try:
-        service = await asyncio.to_thread(load)
-    except ExplainedError as error:
-        _log.error("no model could be loaded: %s", error)
-        state.failure = str(error)
-        return
-    except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
-        _log.exception("no model could be loaded")
-        state.failure = f"{type(error).__name__}: {error}"
-        return
-    about = service.description
-    metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
-    state.service = service
+async def _load(load: Callable[[], Service], handler: RankHandler, stopping: asyncio.Event) -> None:
+    """Load in a thread, so that /healthz answers meanwhile.  A failure is kept for /readyz rather than ending the process, and
+    tried again: a registry, a store or a disk comes back, and a first model may still be in training."""
+    state = handler.state
+    while not stopping.is_set():
+        try:
+            service = await asyncio.to_thread(load)
+        except ExplainedError as error:
+            if state.failure != str(error):
+                _log.error("no model could be loaded: %s", error)
+            state.failure = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
+            failure = f"{type(error).__name__}: {error}"
+            if state.failure != failure:
+                _log.exception("no model could be loaded")
+            state.failure = failure
+        else:
+            about = service.description
+            handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
+            if isinstance(service.scorer.source, OnlineSource):
+                service.scorer.source.read_ahead(handler.settings.store_timeout_ms / 1e3)
+            state.service, state.failure = service, None
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), RETRY_S)
 
 
 async def read_body(request: Request, limit: int) -> bytes | Reply:

@@ -10,12 +10,13 @@ Retry-After, at a fraction of the cost of an answer.
 
 import asyncio
 from collections import deque
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.rank_handler import RankHandler, Reply, body_problem, problem, too_long
+from serving.rank_handler import RankHandler, Reply, Wanted, body_problem, problem, too_long
 
 PATH = b"/v1/rank"
 DRAIN_S = 0.25
@@ -25,7 +26,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Turn:
     """One request's place in its connection, in the form in which uvicorn keeps its own."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "length", "message_event", "response_complete", "started_ns")
+    __slots__ = ("body", "disconnected", "keep_alive", "length", "message_event", "read", "response_complete", "started_ns")
 
     def __init__(self, keep_alive: bool) -> None:
         self.keep_alive = keep_alive
@@ -34,6 +35,7 @@ class Turn:
         self.message_event = _NOBODY_WAITS
         self.body: list[bytes] = []
         self.length = 0
+        self.read = False
         self.started_ns = perf_counter_ns()
 
 
@@ -55,36 +57,63 @@ class WaitingRoom:
         self._most = handler.settings.max_waiting
         self._patience_ns = int(handler.settings.max_wait_ms * 1e6)
         self._waiting: deque[tuple[FrontDoor, Turn]] = deque()
+        self._reading = 0  # requests that wait for a remote store
+        self._read: deque[tuple[FrontDoor, Turn, Wanted]] = deque()  # those that no longer do
         self._called = False
         self._full = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)
 
     def enter(self, door: "FrontDoor", turn: Turn) -> None:
         """A request is whole."""
-        if len(self._waiting) >= self._most:
-            self.handler.metrics.shed("full")
-            door.reply(turn, self.handler.refused(self._full))
+        if len(self._waiting) + self._reading >= self._most:
+            self._refuse(door, turn, "full")
             return
         self._waiting.append((door, turn))
+        self._call()
+
+    def _call(self) -> None:
         if not self._called:
             self._called = True
             self._loop.call_soon(self._serve)
 
     def _serve(self) -> None:
-        """Answer the one that has waited longest; those whose time is up are refused on the way to it."""
-        waiting, now = self._waiting, perf_counter_ns()
-        while waiting:
-            door, turn = waiting.popleft()
+        """Answer one request: one that was read, or the one that has waited longest.  Those whose time is up are refused on the
+        way to it."""
+        now = perf_counter_ns()
+        while self._read or self._waiting:
+            if self._read:
+                door, turn, wanted = self._read.popleft()
+                self._reading -= 1
+            else:
+                door, turn = self._waiting.popleft()
             if turn.disconnected:
                 continue
-            if now - turn.started_ns > self._patience_ns:
-                self.handler.metrics.shed("late")
-                door.reply(turn, self.handler.refused(self._full))
+            if now - turn.started_ns > self._patience_ns and self._waiting:  # late, and others wait behind it
+                self._refuse(door, turn, "late")
                 continue
-            door.reply(turn, self.handler.answer(b"".join(turn.body), turn.started_ns))
+            if not turn.read:
+                turn.read = True
+                found = self.handler.read(b"".join(turn.body))
+                if isinstance(found, Reply):
+                    door.reply(turn, found)
+                    break
+                wanted, ahead = found, self.handler.ahead(found)
+                if ahead is not None:
+                    self._reading += 1
+                    ahead.add_done_callback(partial(self._was_read, door, turn, wanted))
+                    break
+            door.reply(turn, self.handler.answer(wanted, turn.started_ns))
             break
-        self._called = bool(waiting)
-        if waiting:
-            self._loop.call_soon(self._serve)
+        self._called = False
+        if self._read or self._waiting:
+            self._call()
+
+    def _was_read(self, door: "FrontDoor", turn: Turn, wanted: Wanted, _: "asyncio.Future[None]") -> None:
+        self._read.append((door, turn, wanted))
+        self._call()
+
+    def _refuse(self, door: "FrontDoor", turn: Turn, why: str) -> None:
+        self.handler.metrics.shed(why)
+        door.reply(turn, self.handler.refused(self._full))
 
 
 class FrontDoor(HttpToolsProtocol):

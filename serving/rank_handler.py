@@ -5,6 +5,7 @@ and numpy, not through pydantic rows, which cost several times the model itself.
 it is short and bound by the processor, so a hand-over to threads would only add to it; more processes scale it.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import NamedTuple
 import msgspec
 
 from features.catalogue import Kind
+from features.online import OnlineSource
 from infra.settings import Settings
 from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, Problem, decode, to_answer, to_request
 from serving.metrics import ServingMetrics
-from serving.scorer import Scorer
+from serving.scorer import RankRequest, Scorer
 
 JSON = "application/json"
 _log = logging.getLogger("clickproof.serving")
@@ -49,6 +51,14 @@ class Reply(NamedTuple):
     retry_after_s: int | None = None
 
 
+class Wanted(NamedTuple):
+    """A request that was read, and the service that it was read for."""
+
+    service: Service
+    request: RankRequest
+    decode_ns: int
+
+
 class RankHandler:
     """Answers requests with the service of the moment."""
 
@@ -57,32 +67,47 @@ class RankHandler:
         self.settings = settings
         self.metrics = metrics
 
-    def answer(self, body: bytes, started_ns: int) -> Reply:
-        """The reply to a body; `started_ns` (perf_counter_ns) is when its first byte was seen.  Never raises."""
+    def read(self, body: bytes) -> "Wanted | Reply":
+        """What a body asks, or why it can't be answered.  Never raises."""
         service = self.state.service
         if service is None:
             return self.refused(unready(self.state))
+        began = perf_counter_ns()
         try:
-            received = perf_counter_ns()
-            wanted = to_request(decode(body), service.context, self.settings.max_candidates)
-            decoded = perf_counter_ns()
-            answer = service.scorer.rank(wanted)
-            ranked = perf_counter_ns()
-            about = service.description
-            content = _encode(to_answer(wanted, answer, about.model, about.policy))
-            ended = perf_counter_ns()
+            request = to_request(decode(body), service.context, self.settings.max_candidates)
         except InvalidRequest as error:
             return self.refused(problem(error.status, error.field, error.message))
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
+            return self._failed()
+        return Wanted(service, request, perf_counter_ns() - began)
+
+    def ahead(self, wanted: "Wanted") -> "asyncio.Future[None] | None":
+        """Begin to read what the request needs from a remote store; None where there is nothing to wait for."""
+        source = wanted.service.scorer.source
+        return source.prefetch(wanted.request.user_id) if isinstance(source, OnlineSource) else None
+
+    def answer(self, wanted: "Wanted", started_ns: int) -> Reply:
+        """The reply to a request; `started_ns` (perf_counter_ns) is when its first byte was seen.  Never raises."""
+        service = wanted.service
+        try:
+            answer = service.scorer.rank(wanted.request)
+            ranked = perf_counter_ns()
+            about = service.description
+            content = _encode(to_answer(wanted.request, answer, about.model, about.policy))
+            ended = perf_counter_ns()
         except OSError:
             _log.exception("a request could not be answered")
             message = "the prediction log or the feature store failed; the server's own log says why"
             return self.refused(problem(503, None, message, retry_after_s=1))
-        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
-            _log.exception("a request could not be answered")
-            return self.refused(problem(500, None, "the server failed; its own log says why"))
-        self.metrics.ranked(answer, decoded - received, ended - ranked, ended - started_ns)
+        except Exception:  # noqa: BLE001 - see `read`
+            return self._failed()
+        self.metrics.ranked(answer, wanted.decode_ns, ended - ranked, ended - started_ns)
         self.metrics.ended("rank", 200)
         return Reply(200, content)
+
+    def _failed(self) -> Reply:
+        _log.exception("a request could not be answered")
+        return self.refused(problem(500, None, "the server failed; its own log says why"))
 
     def refused(self, reply: Reply) -> Reply:
         """Count a reply that is no success."""

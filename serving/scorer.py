@@ -29,6 +29,7 @@ from features.batch import (
 from features.blocks import Blocks
 from features.catalogue import VIEWS
 from features.ids import derived_id_one, mix_one, text_id
+from features.online import OnlineSource
 from infra.clock import Clock
 from serving.assignment import Assignment
 from serving.policy import Policy, Slate
@@ -121,6 +122,13 @@ class Scorer:
         # Ids of requests that come without one: unique because a segment's name never comes back.
         self._origin = text_id(log.path.name) if log is not None else 0
         self._count = count()
+
+    def close(self) -> None:
+        """Close the log and, where it has one, the store."""
+        if self.log is not None:
+            self.log.close()
+        if isinstance(self.source, OnlineSource):
+            self.source.close()
 
     def score_rows(self, rows: RequestBatch, slot: npt.NDArray[np.integer]) -> tuple[F32, F32, FeatureBatch]:
         """(s, p, features) of n rows: p is the click probability at each row's own slot."""

@@ -74,11 +74,15 @@ def load_service(home: Home, settings: Settings) -> Service:
     artefact = champion(home, settings.threads)
     context = context_names(artefact.spec.names)
     source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service, degrade=True)
-    policy = policy_of(settings.epsilon)
-    clock = server_clock(home, settings)
-    assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)
-    warm_up(source, artefact, clock)
-    scorer = Scorer(source, artefact, policy, assignment, PredictionLog(home), clock)
+    try:
+        policy = policy_of(settings.epsilon)
+        clock = server_clock(home, settings)
+        assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)
+        warm_up(source, artefact, clock)
+        scorer = Scorer(source, artefact, policy, assignment, PredictionLog(home), clock)
+    except BaseException:
+        source.close()
+        raise
     gc.collect()
     gc.freeze()  # what is loaded now stays: the collector need not look at it again and again
     _log.info(

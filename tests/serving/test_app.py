@@ -22,7 +22,7 @@ from serving.prediction_log import PredictionLog, read, segments
 from serving.rank_handler import Service
 from serving.scorer import Scorer
 
-SETTINGS = Settings(max_candidates=50, max_body_bytes=4096)
+SETTINGS = Settings(max_candidates=50, max_body_bytes=4096, max_wait_ms=60_000)
 BODY = {"user_id": 3, "candidates": [1, 2, 3, 4, 5], "slots": 2, "context": {"device": "mobile"}, "request_id": 12}
 
 
