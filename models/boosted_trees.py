@@ -95,10 +95,18 @@ class BoostedTrees:
         booster = xgboost.train(parameters, self._matrix(batch, offset), UPDATE_ROUNDS, xgb_model=self._fitted())
         self.booster = _plain(booster, self.threads)
 
-    def score(self, columns: Mapping[str, Array]) -> F32:
+    def inputs(self, columns: Mapping[str, Array]) -> F32:
+        """The table of the trees, float32 [n, d]: numbers as they are (NaN: missing), codes of small vocabularies."""
+        return self._table(columns)
+
+    def margin(self, inputs: F32) -> F32:
         """s(x) of n rows, float32 [n], with `threads` threads."""
-        margin = self._fitted().inplace_predict(self._table(columns), predict_type="margin", validate_features=False)
+        margin = self._fitted().inplace_predict(inputs, predict_type="margin", validate_features=False)
         return np.asarray(margin, np.float32) + np.float32(self.base)
+
+    def score(self, columns: Mapping[str, Array]) -> F32:
+        """`margin` of `inputs`."""
+        return self.margin(self.inputs(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, trees.ubj (XGBoost's own binary JSON) and trees.npz (what goes into them)."""

@@ -158,10 +158,18 @@ class DCNv2:
                 for _ in range(3):
                     self._step(optimiser, [part[rows] for part in inputs], label[rows], shift[rows])
 
-    def score(self, columns: Mapping[str, Array]) -> F32:
+    def inputs(self, columns: Mapping[str, Array]) -> list[Tensor]:
+        """Codes, numbers and sequences as tensors."""
+        return self._tensors(columns)
+
+    def margin(self, inputs: list[Tensor]) -> F32:
         """s(x) of n rows, float32 [n], with `threads` threads."""
         with torch_threads(self.threads):
-            return _score(self.network, self._tensors(columns))
+            return _score(self.network, inputs)
+
+    def score(self, columns: Mapping[str, Array]) -> F32:
+        """`margin` of `inputs`."""
+        return self.margin(self.inputs(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, network.json (settings) and network.npz (weights by name)."""

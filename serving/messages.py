@@ -72,7 +72,9 @@ class RankAnswer(msgspec.Struct):
 
     request_id: int
     arm: str
-    model: Annotated[str, msgspec.Meta(description="Content hash of the model version.")]
+    model: Annotated[
+        str, msgspec.Meta(description="Content hash of the model version, or popularity where no model could score.")
+    ]
     policy: str
     randomised: bool
     ads: list[ShownAd]
@@ -198,7 +200,7 @@ def _context(given: Mapping[str, str | int | None], kinds: Mapping[str, Kind]) -
     return values
 
 
-def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> RankAnswer:
+def to_answer(request: RankRequest, answer: Answer, policy: str) -> RankAnswer:
     """What goes back to the caller."""
     slate = answer.slate
     k = len(slate.shown)
@@ -215,7 +217,7 @@ def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> 
     return RankAnswer(
         answer.request_id,
         answer.arm,
-        model,
+        answer.model,
         policy,
         slate.randomised,
         [ShownAd(*row) for row in rows],

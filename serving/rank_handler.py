@@ -92,8 +92,7 @@ class RankHandler:
         try:
             answer = service.scorer.rank(wanted.request)
             ranked = perf_counter_ns()
-            about = service.description
-            content = _encode(to_answer(wanted.request, answer, about.model, about.policy))
+            content = _encode(to_answer(wanted.request, answer, service.description.policy))
             ended = perf_counter_ns()
         except OSError:
             _log.exception("a request could not be answered")

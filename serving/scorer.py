@@ -4,11 +4,12 @@ REST (`serving.app`) and in-process callers use `Scorer.rank`; the batch scorer 
 features and model without a slate.  A `Scorer` holds no state besides what it was given.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from time import perf_counter_ns
-from typing import Protocol
+from time import monotonic, perf_counter_ns
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +32,18 @@ from features.catalogue import VIEWS
 from features.ids import derived_id_one, mix_one, text_id
 from features.online import OnlineSource
 from infra.clock import Clock
+from models.artefact import Artefact
 from serving.assignment import Assignment
+from serving.fallback import NAME as POPULARITY
+from serving.fallback import popularity
 from serving.policy import Policy, Slate
 from serving.prediction_log import PredictionLog, Record, matrix, pack
 
 LOGGED_ONE_IN = 100  # of the candidates that are not shown, a hashed share has its feature values logged
-STAGES = ("features", "score", "policy", "log")
+STAGES = ("fetch", "encode", "score", "calibrate", "policy", "log")
 
 _ENTITY = {view.name: view.entity for view in VIEWS}
+_log = logging.getLogger("clickproof.serving")
 _SAMPLE = 0x4C_4F_47  # salt of the hashed share
 
 
@@ -91,12 +96,23 @@ class Answer:
     request_id: int
     time_us: int
     arm: str
+    model: str  # the artefact's hash, or what stood in for it
     slate: Slate
     s: F32  # [n]
     p: F32  # [k] at the slot given
     features: FeatureBatch
     marks: Marks
     stage_ns: tuple[int, ...]  # how long each of STAGES took
+
+
+class _Scored(NamedTuple):
+    """Scores of a request, what gave them, and how long encoding, model and calibration took."""
+
+    s: F32
+    model: str
+    encoder: str
+    degraded: Degraded
+    step_ns: tuple[int, int, int]
 
 
 class Scorer:
@@ -122,6 +138,7 @@ class Scorer:
         # Ids of requests that come without one: unique because a segment's name never comes back.
         self._origin = text_id(log.path.name) if log is not None else 0
         self._count = count()
+        self._said = 0.0
 
     def close(self) -> None:
         """Close the log and, where it has one, the store."""
@@ -143,8 +160,7 @@ class Scorer:
     def rank(self, request: RankRequest) -> Answer:
         """Score the candidates, choose the slate, write the log; only then is there an answer.
 
-        Raises OSError where the log can't take the record (an answer that is not in the log must not be given) and
-        FloatingPointError where a score is not finite.
+        Raises OSError where the log can't take the record: an answer that is not in the log must not be given.
         """
         if self.log is None:
             raise ValueError("this scorer was made without a prediction log; it can score rows but not answer requests")
@@ -153,19 +169,48 @@ class Scorer:
         request_id = derived_id_one(self._origin, next(self._count)) if request.request_id is None else request.request_id
         batch = fetch(self.source, candidate_rows(request, time_us))
         fetched = perf_counter_ns()
-        s = self.artefact.score(batch.columns)
-        if not np.isfinite(s).all():
-            raise FloatingPointError(f"artefact {self.artefact.hash} gave a score that is not finite for request {request_id}")
-        scored = perf_counter_ns()
+        scored = self._score(batch, len(request.ad_id), fetched)
+        s, after = scored.s, perf_counter_ns()
         slate = self.policy.choose(request_id, self._value(s, request.bid), request.slots)
         p = self.artefact.probability(s[slate.shown], np.arange(len(slate.shown))).astype(np.float32)
         arm = self.assignment.arm(request.user_id, request_id)
         chosen = perf_counter_ns()
         states = ViewStates.of(batch.views, len(s))
-        self.log.append(self._record(request, request_id, time_us, arm, slate, s, p, batch, states))
-        logged = perf_counter_ns()
-        stages = (fetched - started, scored - fetched, chosen - scored, logged - chosen)
-        return Answer(request_id, time_us, arm, slate, s, p, batch, marks(states, request.ad_id, batch.degraded), stages)
+        self.log.append(self._record(request, request_id, time_us, arm, slate, scored, p, batch, states))
+        stages = (fetched - started, *scored.step_ns, chosen - after, perf_counter_ns() - chosen)
+        degraded = scored.degraded or batch.degraded
+        return Answer(
+            request_id, time_us, arm, scored.model, slate, s, p, batch, marks(states, request.ad_id, degraded), stages
+        )
+
+    def _score(self, batch: FeatureBatch, n: int, started: int) -> "_Scored":
+        """s of one request's rows by the model, or by popularity where the model fails or gives what isn't a number."""
+        model = self.artefact
+        try:
+            if isinstance(model, Artefact):  # a whole one tells its steps apart; one wrapped for a drill is one step
+                inputs = model.inputs(batch.columns)
+                encoded = perf_counter_ns()
+                margin = model.margin(inputs)
+                ran = perf_counter_ns()
+                s = model.calibrator.apply(margin)
+            else:
+                encoded = started
+                s = model.score(batch.columns)
+                ran = perf_counter_ns()
+            if not np.isfinite(s).all():
+                raise FloatingPointError("a score is not finite")
+            return _Scored(s, *self._hashes, "", (encoded - started, ran - encoded, perf_counter_ns() - ran))
+        except Exception:  # noqa: BLE001 - whatever is wrong with a model, its callers need an order of ads
+            self._say_once(f"model {self._hashes[0]} failed; answering by popularity")
+        s = popularity(batch.columns, n)
+        return _Scored(s, POPULARITY, POPULARITY, "popularity", (0, perf_counter_ns() - started, 0))
+
+    def _say_once(self, message: str) -> None:
+        """Log the exception being handled, at most once a second: a broken model breaks for every request."""
+        now = monotonic()
+        if now - self._said > 1.0:
+            self._said = now
+            _log.exception(message)
 
     def _value(self, s: F32, bid: F32 | None) -> npt.NDArray[np.floating]:
         """What to order by: s, or the expected price of the top slot where there are bids."""
@@ -178,12 +223,12 @@ class Scorer:
         time_us: int,
         arm: str,
         slate: Slate,
-        s: F32,
+        scored: _Scored,
         p: F32,
         batch: FeatureBatch,
         states: ViewStates,
     ) -> Record:
-        n = len(s)
+        n = len(scored.s)
         logged = logged_rows(request_id, n, slate.shown)
         columns = Blocks.of(batch.columns)
         others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
@@ -194,10 +239,10 @@ class Scorer:
             policy=self.policy.name,
             randomised=slate.randomised,
             arm=arm,
-            artefact=self._hashes[0],
-            encoder=self._hashes[1],
+            artefact=scored.model,
+            encoder=scored.encoder,
             ad_id=pack(request.ad_id),
-            s=pack(s),
+            s=pack(scored.s),
             bid=None if request.bid is None else pack(request.bid),
             fallback_mask=pack(states.mask()),
             shown=pack(slate.shown),

@@ -41,7 +41,7 @@ from pathlib import Path
 from infra.home import Home
 from infra.settings import Settings
 from serving.serve import serve
-serve(Home(Path(sys.argv[1])), Settings(host="127.0.0.1", port=int(sys.argv[2])))
+serve(Home(Path(sys.argv[1])), Settings(host="127.0.0.1", port=int(sys.argv[2]), max_wait_ms=10_000))
 """
 _NOOP = """
 import sys

@@ -249,7 +249,7 @@ def test_metrics_count_requests_fallbacks_and_stages(client):
         'clickproof_requests_total{route="other",status="404"} 20.0',
         'clickproof_fallbacks_total{kind="missing",view="user_daily"} 1.0',
         "clickproof_unknown_users_total 1.0",
-        'clickproof_stage_seconds_count{stage="features"} 2.0',
+        'clickproof_stage_seconds_count{stage="fetch"} 2.0',
         'clickproof_model_info{encoder="tiny-encoder",family="tiny",model="tiny-model"} 1.0',
         "clickproof_ready 1.0",
     ):

@@ -135,11 +135,20 @@ def test_without_a_log_there_is_no_answer():
         scorer.rank(REQUEST)
 
 
-def test_a_score_that_is_not_finite_is_an_error_and_not_an_answer(scorer, monkeypatch):
-    monkeypatch.setattr(TinyArtefact, "score", lambda self, columns: np.full(20, np.nan, np.float32))
-    with pytest.raises(FloatingPointError, match="tiny-model"):
-        scorer.rank(REQUEST)
-    assert logged(scorer) == []
+@pytest.mark.parametrize("broken", [lambda self, columns: np.full(20, np.nan, np.float32), lambda self, columns: columns["x"]])
+def test_a_model_that_fails_is_stood_in_for_by_popularity_and_the_answer_says_so(scorer, monkeypatch, caplog, broken):
+    monkeypatch.setattr(TinyArtefact, "score", broken)
+    answers = [scorer.rank(replace(REQUEST, request_id=number)) for number in range(20)]
+    assert {(a.model, a.marks.degraded) for a in answers} == {("popularity", "popularity")}
+    rates = np.clip([np.sin(ad) for ad in REQUEST.ad_id], 1e-4, 0.5)
+    for answer in answers:
+        np.testing.assert_allclose(answer.s, np.log(rates / (1 - rates)), rtol=1e-5)
+        if not answer.slate.randomised:
+            assert rates[answer.slate.shown[0]] == rates.max()
+    assert {record.artefact for record in logged(scorer)} == {"popularity"}
+    assert len(caplog.records) == 1  # a broken model breaks for every request; it is said once a second
+    monkeypatch.undo()
+    assert scorer.rank(REQUEST).model == "tiny-model"
 
 
 def test_a_source_that_loses_rows_is_caught(scorer):
