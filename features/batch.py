@@ -81,10 +81,11 @@ class ViewState:
 class ViewStates(Mapping[str, ViewState]):
     """The states of v views, for n rows each, in matrices [n, v]; a mapping for whoever wants one view."""
 
-    __slots__ = ("age_s", "names", "snapshot", "status")
+    __slots__ = ("age_s", "flawed", "names", "snapshot", "status")
 
-    def __init__(self, names: tuple[str, ...], snapshot: I64, age_s: F32, status: U8) -> None:
-        self.names, self.snapshot, self.age_s, self.status = names, snapshot, age_s, status
+    def __init__(self, names: tuple[str, ...], snapshot: I64, age_s: F32, status: U8, flawed: bool) -> None:
+        """`flawed`: whether any status may be other than OK."""
+        self.names, self.snapshot, self.age_s, self.status, self.flawed = names, snapshot, age_s, status, flawed
 
     @classmethod
     def of(cls, views: Mapping[str, ViewState], rows: int) -> "ViewStates":
@@ -92,16 +93,15 @@ class ViewStates(Mapping[str, ViewState]):
         if isinstance(views, ViewStates):
             return views
         states = list(views.values())
-        shape, kinds = (rows, len(states)), (np.int64, np.float32, np.uint8)
-        made = [np.empty(shape, kind) for kind in kinds]
-        for matrix, field in zip(made, ("snapshot", "age_s", "status"), strict=True):
-            for at, state in enumerate(states):
-                matrix[:, at] = getattr(state, field)
-        return cls(tuple(views), *made)
+        snapshot, age_s = np.empty((rows, len(states)), np.int64), np.empty((rows, len(states)), np.float32)
+        status = np.empty((rows, len(states)), np.uint8)
+        for at, state in enumerate(states):
+            snapshot[:, at], age_s[:, at], status[:, at] = state.snapshot, state.age_s, state.status
+        return cls(tuple(views), snapshot, age_s, status, bool(status.any()))
 
     def mask(self) -> npt.NDArray[np.int32]:
         """[n] int32: bit i is set where the i-th view was missing or stale."""
-        if not self.status.any():  # OK is 0
+        if not self.flawed:
             return np.zeros(len(self.status), np.int32)
         return ((self.status != OK) @ (1 << np.arange(len(self.names)))).astype(np.int32)
 

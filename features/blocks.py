@@ -64,6 +64,13 @@ class Blocks(Mapping[str, Array]):
             others,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["Blocks"]) -> "Blocks":
+        """Blocks with the same columns, one behind the other."""
+        others = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].others}
+        numbers, whole = [part.numbers for part in parts], [part.whole for part in parts]
+        return cls(parts[0].names, np.concatenate(numbers), np.concatenate(whole), others)
+
     def __len__(self) -> int:
         return len(self.names.numbers) + len(self.names.whole) + len(self.others)
 

@@ -120,7 +120,8 @@ class _Inputs:
         self.time_us = time_us
         self.context = context
         self._rows = rows
-        self._category: tuple[I64, Array] | None = None
+        self._category: tuple[I64, Array | None] | None = None
+        self._log_price: F64 | None = None
         self._decays: dict[int, F64] = {}
         self._since: dict[str, F64] = {}
         for names in self._times_by_length().values():
@@ -152,12 +153,19 @@ class _Inputs:
         if self._category is None:
             category = self.stored["ad_category"]
             known = (category >= 0) & (category < CATEGORIES)
-            self._category = np.where(known, category, 0), ~known
+            self._category = (category, None) if known.all() else (np.where(known, category, 0), ~known)
         at, unknown = self._category
         arrays = self.stored[name]
         value = (arrays[0, at] if len(arrays) == 1 else arrays[np.arange(len(at)), at]).astype(np.float64)
-        value[unknown] = np.nan
+        if unknown is not None:
+            value[unknown] = np.nan
         return value
+
+    def log_price(self) -> F64:
+        """log1p of the ad's price."""
+        if self._log_price is None:
+            self._log_price = np.log1p(self.number("ad_price"))
+        return self._log_price
 
     def day_fraction(self) -> F64:
         return (self.time_us % DAY_US) / DAY_US
@@ -200,8 +208,8 @@ _RULES: dict[str, Callable[[_Inputs], npt.NDArray[Any]]] = {
     "user_category_share": _category_share,
     "user_category_fatigue": lambda x: x.of_category("user_category_recent") * x.decay(COUNTERS["user_category_recent"][1]),
     "clicked_category_matches": _category_matches,
-    "ad_log_price": lambda x: np.log1p(x.number("ad_price")),
-    "price_gap": lambda x: np.log1p(x.number("ad_price")) - x.number("user_price_clicked"),
+    "ad_log_price": _Inputs.log_price,
+    "price_gap": lambda x: x.log_price() - x.number("user_price_clicked"),
     "ad_age_days": lambda x: x.since_us("ad_created") / DAY_US,
     "campaign_age_days": lambda x: x.since_us("campaign_started") / DAY_US,
     "hour_sin": lambda x: np.sin(2 * np.pi * x.day_fraction()),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import redis
 
-from features.batch import F32, I64, MISSING, OK, STALE, Array, Degraded, FeatureBatch, OneRequest, RequestBatch, ViewStates
+from features.batch import I64, MISSING, OK, STALE, Array, Degraded, FeatureBatch, OneRequest, RequestBatch, ViewStates
 from features.blocks import Blocks, Names
 from features.catalogue import CONTEXT, Entity
 from features.derive import NEEDS, derivation
@@ -269,35 +269,38 @@ class OnlineSource:
         self, parts: Sequence[Entities], time_us: I64, marks: Mapping[str, Mark], n: int, degraded: Degraded
     ) -> ViewStates:
         names = self._shape.views
-        snapshot = np.empty((n, len(names)), np.int64)
+        snapshot, age_s = np.empty((n, len(names)), np.int64), np.empty((n, len(names)), np.float32)
         status = np.zeros((n, len(names)), np.uint8)
-        left = 0
+        flawed, left = False, 0
         for part in parts:
             right = left + len(part.columns.views)
             snapshot[:, left:right] = part.snapshot
-            if part.missing.any():
+            if part.flawed:
                 status[:, left:right] = part.missing  # MISSING is 1
+                flawed = True
             left = right
+        times = time_us.tolist() if len(time_us) == 1 else [int(time_us.min()), int(time_us.max())]
         until = [mark.event_us if (mark := marks.get(name)) else -1 for name in names]
-        age_s: F32 = ((time_us[:, None] - np.array(until)) / SECOND_US).astype(np.float32)
-        if min(until, default=0) < 0:
-            age_s[:, [at for at, event_us in enumerate(until) if event_us < 0]] = np.nan
-        stale = [i for i, limit in self._ageing if not age_s[0, i] <= limit] if len(age_s) == 1 else [
-            i for i, limit in self._ageing if not (age_s[:, i] <= limit).all()
-        ]  # fmt: skip
-        limits = dict(self._ageing)
-        for i in stale:
-            status[(status[:, i] == OK) & ~(age_s[:, i] <= limits[i]), i] = STALE
+        if len(times) == 1:
+            age_s[:] = [(times[0] - at) / SECOND_US for at in until]
+        else:
+            age_s[:] = (time_us[:, None] - np.array(until)) / SECOND_US
+        for i in [i for i, at in enumerate(until) if at < 0]:
+            age_s[:, i] = np.nan
+        for i, limit in self._ageing:
+            if until[i] < 0 or not np.float32((times[-1] - until[i]) / SECOND_US) <= limit:
+                status[(status[:, i] == OK) & ~(age_s[:, i] <= limit), i] = STALE
+                flawed = True
         if degraded == "stale features":
             mine = status[:, : len(self.users.columns.views)]
             mine[mine == OK] = STALE
-        states = ViewStates(names, snapshot, age_s if len(age_s) == n else np.repeat(age_s, n, axis=0), status)
-        if status.any():
+            flawed = True
+        if flawed:
             with self._lock:
                 for at, name in enumerate(names):
                     self.counts[f"{name}.missing"] += int((status[:, at] == MISSING).sum())
                     self.counts[f"{name}.stale"] += int((status[:, at] == STALE).sum())
-        return states
+        return ViewStates(names, snapshot, age_s, status, flawed)
 
 
 class _Shape:

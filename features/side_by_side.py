@@ -5,8 +5,6 @@ A request then takes all stored values of its ads in a handful of numpy calls.  
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -77,16 +75,22 @@ def _ordered(features: list[Feature], first: tuple[str, ...]) -> tuple[list[str]
     return [feature.name for feature in order], at
 
 
-@dataclass(frozen=True)
 class Entities:
     """m entities: what is stored of them in the views of `columns`, and from which snapshots."""
 
-    columns: Columns
-    numbers: F32  # [m, all numbers]
-    whole: I64  # [m, all whole numbers]
-    snapshot: I64  # [m, views]
-    missing: Bool  # [m, views]
-    words: Mapping[str, Array]  # each [m]
+    __slots__ = ("_stored", "columns", "flawed", "missing", "numbers", "snapshot", "whole", "words")
+
+    def __init__(
+        self, columns: Columns, numbers: F32, whole: I64, snapshot: I64, missing: Bool, words: Mapping[str, Array]
+    ) -> None:
+        self.columns = columns
+        self.numbers = numbers  # [m, all numbers]
+        self.whole = whole  # [m, all whole numbers]
+        self.snapshot = snapshot  # [m, views]
+        self.missing = missing  # [m, views]
+        self.flawed = bool(missing.any())
+        self.words = words  # each [m]
+        self._stored: dict[str, Array] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -102,9 +106,11 @@ class Entities:
             {name: values[place] for name, values in self.words.items()},
         )
 
-    @cached_property
+    @property
     def stored(self) -> dict[str, Array]:
-        """All of it by name, as `features.derive` takes it."""
-        found: dict[str, Array] = {name: self.numbers[:, at] for name, at in self.columns.number_at.items()}
-        found |= {name: self.whole[:, at] for name, at in self.columns.whole_at.items()}
-        return found | dict(self.words)
+        """All of it by name, as `features.derive` takes it; made once."""
+        if self._stored is None:
+            found: dict[str, Array] = {name: self.numbers[:, at] for name, at in self.columns.number_at.items()}
+            found |= {name: self.whole[:, at] for name, at in self.columns.whole_at.items()}
+            self._stored = found | dict(self.words)
+        return self._stored

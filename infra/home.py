@@ -68,6 +68,11 @@ class Home:
         return self.root / "log"
 
     @property
+    def run(self) -> Path:
+        """What a running server keeps for its workers: nothing that anybody needs after it."""
+        return self.root / "run"
+
+    @property
     def reports(self) -> Path:
         """Plots and HTML reports."""
         return self.root / "reports"

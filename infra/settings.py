@@ -34,10 +34,17 @@ class Settings(BaseSettings):
     attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
     host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the endpoint binds to.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that answer requests on the port.")
     threads: int = Field(1, ge=1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
     epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
+    micro_batch: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Most waiting requests that are scored in one call of the model; docs/serving.md says when it pays.",
+    )
     max_waiting: int = Field(256, ge=1, description="Most requests waiting for an answer in a process; more get 503.")
     max_wait_ms: float = Field(
         100.0,

@@ -26,7 +26,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Turn:
     """One request's place in its connection, in the form in which uvicorn keeps its own."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "length", "message_event", "read", "response_complete", "started_ns")
+    __slots__ = ("body", "disconnected", "keep_alive", "length", "message_event", "response_complete", "started_ns")
 
     def __init__(self, keep_alive: bool) -> None:
         self.keep_alive = keep_alive
@@ -35,7 +35,6 @@ class Turn:
         self.message_event = _NOBODY_WAITS
         self.body: list[bytes] = []
         self.length = 0
-        self.read = False
         self.started_ns = perf_counter_ns()
 
 
@@ -55,6 +54,7 @@ class WaitingRoom:
         self.handler = handler
         self._loop = loop
         self._most = handler.settings.max_waiting
+        self._together = handler.settings.micro_batch
         self._patience_ns = int(handler.settings.max_wait_ms * 1e6)
         self._waiting: deque[tuple[FrontDoor, Turn]] = deque()
         self._reading = 0  # requests that wait for a remote store
@@ -76,36 +76,48 @@ class WaitingRoom:
             self._loop.call_soon(self._serve)
 
     def _serve(self) -> None:
-        """Answer one request: one that was read, or the one that has waited longest.  Those whose time is up are refused on the
-        way to it."""
+        """Answer one request, or as many as are there and go into one call of the model: those that were read, then those that
+        have waited longest.  Those whose time is up are refused on the way to them."""
         now = perf_counter_ns()
-        while self._read or self._waiting:
-            if self._read:
-                door, turn, wanted = self._read.popleft()
-                self._reading -= 1
-            else:
-                door, turn = self._waiting.popleft()
-            if turn.disconnected:
-                continue
-            if now - turn.started_ns > self._patience_ns and self._waiting:  # late, and others wait behind it
-                self._refuse(door, turn, "late")
-                continue
-            if not turn.read:
-                turn.read = True
-                found = self.handler.read(b"".join(turn.body))
-                if isinstance(found, Reply):
-                    door.reply(turn, found)
-                    break
-                wanted, ahead = found, self.handler.ahead(found)
-                if ahead is not None:
-                    self._reading += 1
-                    ahead.add_done_callback(partial(self._was_read, door, turn, wanted))
-                    break
-            door.reply(turn, self.handler.answer(wanted, turn.started_ns))
-            break
+        batch: list[tuple[FrontDoor, Turn, Wanted]] = []
+        while (self._read or self._waiting) and len(batch) < self._together:
+            found = self._next(now)
+            if found is not None:
+                batch.append(found)
+        if batch:
+            service = batch[0][2].service
+            same = [one for one in batch if one[2].service is service]
+            self._read.extendleft(one for one in reversed(batch) if one[2].service is not service)  # swapped in between
+            self._reading += len(batch) - len(same)
+            replies = self.handler.answer_many([wanted for _, _, wanted in same], [turn.started_ns for _, turn, _ in same])
+            for (door, turn, _), reply in zip(same, replies, strict=True):
+                door.reply(turn, reply)
         self._called = False
         if self._read or self._waiting:
             self._call()
+
+    def _next(self, now: int) -> "tuple[FrontDoor, Turn, Wanted] | None":
+        """The next request that can be answered; None where it was refused, or has to wait for a remote store."""
+        if self._read:
+            self._reading -= 1
+            door, turn, wanted = self._read.popleft()
+            return None if turn.disconnected else (door, turn, wanted)
+        door, turn = self._waiting.popleft()
+        if turn.disconnected:
+            return None
+        if now - turn.started_ns > self._patience_ns and self._waiting:  # late, and others wait behind it
+            self._refuse(door, turn, "late")
+            return None
+        found = self.handler.read(b"".join(turn.body))
+        if isinstance(found, Reply):
+            door.reply(turn, found)
+            return None
+        ahead = self.handler.ahead(found)
+        if ahead is None:
+            return door, turn, found
+        self._reading += 1
+        ahead.add_done_callback(partial(self._was_read, door, turn, found))
+        return None
 
     def _was_read(self, door: "FrontDoor", turn: Turn, wanted: Wanted, _: "asyncio.Future[None]") -> None:
         self._read.append((door, turn, wanted))

@@ -1,15 +1,16 @@
 """What the endpoint counts and times, for Prometheus.  Used by `serving.app` and the doors of POST /v1/rank.
 
-A request changes plain lists and dictionaries; they become Prometheus' families when somebody scrapes.  The client library's own
-objects lock and label on each change, which for a dozen series a request costs more than decoding it.  Label values come
+A request changes plain lists and dictionaries; they become Prometheus' families when somebody scrapes.  The client library's
+own objects lock and label on each change, which for a dozen series a request costs more than decoding it.  Label values come
 from fixed sets (routes, stages, views, arms, models, status codes), never from a request, so the series are bounded.
 """
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,19 +23,24 @@ _BUCKETS_NS = tuple(int(seconds * 1e9) for seconds in _BUCKETS)
 _NAMES = (*map(str, _BUCKETS), "+Inf")
 ROUTES = ("rank", "other")
 SHED = ("full", "late")  # why a request was refused under overload
+STEPS = ("stale features", "priors", "popularity")  # see features.batch.Degraded
+PLAIN = {
+    "candidates": "Candidate ads scored.",
+    "unknown_users": "Requests of unknown users.",
+    "unknown_ads": "Unknown candidate ads.",
+    "randomised": "Requests answered in random order.",
+}
 TIMED = ("decode", *STAGES, "answer")
 
 
-class _Times:
-    """A histogram."""
+class Times(msgspec.Struct, array_like=True):
+    """A histogram: counts by bucket, and the sum."""
 
-    __slots__ = ("counts", "total_ns")
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(_NAMES)
-        self.total_ns = 0
+    counts: list[int]
+    total_ns: int = 0
 
     def add(self, ns: int) -> None:
+        """One more."""
         self.counts[bisect_left(_BUCKETS_NS, ns)] += 1
         self.total_ns += ns
 
@@ -43,18 +49,48 @@ class _Times:
         return list(zip(_NAMES, map(float, accumulate(self.counts)), strict=True)), self.total_ns / 1e9
 
 
+def _times() -> Times:
+    return Times([0] * len(_NAMES))
+
+
+class Counts(msgspec.Struct):
+    """Everything counted and timed: of a process, or of several added up.  Keys are label values."""
+
+    requests: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)  # route, status
+    arms: dict[str, int] = msgspec.field(default_factory=dict)
+    fallbacks: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)  # view, kind
+    degraded: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STEPS, 0))
+    shed: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(SHED, 0))
+    plain: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(PLAIN, 0))
+    rank: Times = msgspec.field(default_factory=_times)
+    stages: dict[str, Times] = msgspec.field(default_factory=lambda: {name: _times() for name in TIMED})
+
+    def plus(self, other: "Counts") -> "Counts":
+        """Both together."""
+        stages = {name: _sum(times, other.stages[name]) for name, times in self.stages.items()}
+        added = {
+            name: _added(getattr(self, name), getattr(other, name))
+            for name in ("requests", "arms", "fallbacks", "degraded", "shed", "plain")
+        }
+        return Counts(**added, rank=_sum(self.rank, other.rank), stages=stages)
+
+
+def _added(one: dict[Any, int], other: dict[Any, int]) -> dict[Any, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
+
+
+def _sum(one: Times, other: Times) -> Times:
+    return Times([a + b for a, b in zip(one.counts, other.counts, strict=True)], one.total_ns + other.total_ns)
+
+
 class ServingMetrics(Collector):
     """One an app, so that several apps can live in one process."""
 
-    def __init__(self) -> None:
-        self._requests: Counter[tuple[str, str]] = Counter()
-        self._rank = _Times()
-        self._stages = [_Times() for _ in TIMED]
-        self._arms: Counter[str] = Counter()
-        self._fallbacks: Counter[tuple[str, str]] = Counter()
-        self._degraded: Counter[str] = Counter({"stale features": 0, "priors": 0, "popularity": 0})
-        self._shed: Counter[str] = Counter(dict.fromkeys(SHED, 0))
-        self._plain: Counter[str] = Counter(dict.fromkeys(("candidates", "unknown_users", "unknown_ads", "randomised"), 0))
+    def __init__(self, others: Callable[[], Counts] = Counts, before: Counts | None = None) -> None:
+        """`others` gives what other workers counted; `before` is what this one counted before it was started again."""
+        self.counts = before or Counts()
+        self._others = others
+        self._stages = [self.counts.stages[name] for name in TIMED]
         self._model: tuple[str, str, str] | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -63,61 +99,55 @@ class ServingMetrics(Collector):
         """A model is ready to serve."""
         self._model = model, encoder, family
         for arm in arms:
-            self._arms[arm] += 0
+            self.counts.arms.setdefault(arm, 0)
 
     def ended(self, route: str, status: int) -> None:
         """A request got its status code."""
-        self._requests[route, str(status)] += 1
+        _count(self.counts.requests, (route, str(status)))
 
     def shed(self, why: str) -> None:
         """A request was refused because too many were waiting ("full"), or it for too long ("late")."""
-        self._shed[why] += 1
+        self.counts.shed[why] += 1
 
     def ranked(self, answer: Answer, decode_ns: int, answer_ns: int, total_ns: int) -> None:
         """A slate was answered."""
-        self._rank.add(total_ns)
+        counts = self.counts
+        counts.rank.add(total_ns)
         for series, ns in zip(self._stages, (decode_ns, *answer.stage_ns, answer_ns), strict=True):
             series.add(ns)
-        plain = self._plain
+        plain = counts.plain
         plain["candidates"] += len(answer.s)
-        self._arms[answer.arm] += 1
+        _count(counts.arms, answer.arm)
         if answer.slate.randomised:
             plain["randomised"] += 1
         marks = answer.marks
         if marks.degraded:
-            self._degraded[marks.degraded] += 1
+            counts.degraded[marks.degraded] += 1
         for view in marks.missing:
-            self._fallbacks[view, "missing"] += 1
+            _count(counts.fallbacks, (view, "missing"))
         for view in marks.stale:
-            self._fallbacks[view, "stale"] += 1
+            _count(counts.fallbacks, (view, "stale"))
         if not marks.user_known:
             plain["unknown_users"] += 1
         plain["unknown_ads"] += len(marks.unknown_ads)
 
     def collect(self) -> Iterator[Metric]:
-        """See prometheus_client: all families as they are now."""
-        yield _counter("requests", "Requests by route and status.", ("route", "status"), self._requests)
+        """See prometheus_client: all families as they are now, of all workers together."""
+        all_counts = self.counts.plus(self._others())
+        yield _counter("requests", "Requests by route and status.", ("route", "status"), all_counts.requests)
         rank = HistogramMetricFamily("clickproof_rank_seconds", "From the first byte of a request to its answer.")
-        rank.add_metric([], *self._rank.family())
+        rank.add_metric([], *all_counts.rank.family())
         yield rank
         stages = HistogramMetricFamily("clickproof_stage_seconds", "Time by stage.", labels=["stage"])
-        for name, times in zip(TIMED, self._stages, strict=True):
+        for name, times in all_counts.stages.items():
             stages.add_metric([name], *times.family())
         yield stages
-        yield _counter("arm_requests", "Requests by experiment arm.", ("arm",), {(arm,): n for arm, n in self._arms.items()})
-        yield _counter("fallbacks", "Requests for which a view was missing or stale.", ("view", "kind"), self._fallbacks)
-        yield _counter(
-            "degraded", "Requests answered with less than they should be.", ("step",),
-            {(step.replace(" ", "-"),): n for step, n in self._degraded.items()},
-        )  # fmt: skip
-        yield _counter("shed", "Requests refused under overload.", ("why",), {(why,): n for why, n in self._shed.items()})
-        for name, said in (
-            ("candidates", "Candidate ads scored."),
-            ("unknown_users", "Requests of unknown users."),
-            ("unknown_ads", "Unknown candidate ads."),
-            ("randomised", "Requests answered in random order."),
-        ):
-            yield CounterMetricFamily(f"clickproof_{name}", said, value=self._plain[name])
+        yield _counter("arm_requests", "Requests by experiment arm.", ("arm",), all_counts.arms)
+        yield _counter("fallbacks", "Requests for which a view was missing or stale.", ("view", "kind"), all_counts.fallbacks)
+        yield _counter("degraded", "Requests answered with less than they should be.", ("step",), all_counts.degraded)
+        yield _counter("shed", "Requests refused under overload.", ("why",), all_counts.shed)
+        for name, said in PLAIN.items():
+            yield CounterMetricFamily(f"clickproof_{name}", said, value=all_counts.plain[name])
         yield GaugeMetricFamily("clickproof_ready", "1 once a model is loaded.", value=float(self._model is not None))
         info = GaugeMetricFamily("clickproof_model_info", "The model that is served.", labels=["model", "encoder", "family"])
         if self._model is not None:
@@ -129,8 +159,12 @@ class ServingMetrics(Collector):
         return generate_latest(self.registry)
 
 
-def _counter(name: str, said: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int] | Counter) -> Metric:
+def _count(counts: dict[Any, int], key: Any) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _counter(name: str, said: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> Metric:
     family = CounterMetricFamily(f"clickproof_{name}", said, labels=labels)
     for values, count in sorted(counts.items()):
-        family.add_metric(list(values), count)
+        family.add_metric(list(values) if isinstance(values, tuple) else [values], count)
     return family

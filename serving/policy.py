@@ -5,7 +5,7 @@ is a hash of the request id: asking again gives the same slate.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ I64 = npt.NDArray[np.int64]
 _EXPLORE, _ORDER = 0x45_58_50, 0x4F_52_44
 
 
-@dataclass(frozen=True, slots=True)
-class Slate:
+class Slate(NamedTuple):
     """What a policy decided for one request of n candidates."""
 
     shown: I64  # [k] indexes into the candidates, top slot first; k = min(slots, n)

@@ -79,7 +79,7 @@ class Record(msgspec.Struct, kw_only=True):
 
 def pack(values: npt.NDArray[Any]) -> Column:
     """An array as a `Column`, copied."""
-    return Column(values.dtype.str, values.shape, values.tobytes())
+    return Column(_code(values.dtype), values.shape, values.tobytes())
 
 
 def unpack(column: Column) -> npt.NDArray[Any]:
@@ -103,6 +103,11 @@ def features_of(record: Record) -> dict[str, npt.NDArray[Any]]:
     for block in (record.whole, record.numbers):
         found |= zip(names_of(block), unpack(block.values).T, strict=True)
     return found
+
+
+@lru_cache(maxsize=256)
+def _code(dtype: np.dtype[Any]) -> str:
+    return dtype.str
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ it is short and bound by the processor, so a hand-over to threads would only add
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from features.online import OnlineSource
 from infra.settings import Settings
 from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, Problem, decode, to_answer, to_request
 from serving.metrics import ServingMetrics
-from serving.scorer import RankRequest, Scorer
+from serving.scorer import Answer, RankRequest, Scorer
 
 JSON = "application/json"
 _log = logging.getLogger("clickproof.serving")
@@ -88,18 +88,27 @@ class RankHandler:
 
     def answer(self, wanted: "Wanted", started_ns: int) -> Reply:
         """The reply to a request; `started_ns` (perf_counter_ns) is when its first byte was seen.  Never raises."""
-        service = wanted.service
+        return self.answer_many([wanted], [started_ns])[0]
+
+    def answer_many(self, wanted: "Sequence[Wanted]", started_ns: Sequence[int]) -> list[Reply]:
+        """The replies to requests that were read for the same service, with one call of the model."""
+        service = wanted[0].service
         try:
-            answer = service.scorer.rank(wanted.request)
-            ranked = perf_counter_ns()
-            content = _encode(to_answer(wanted.request, answer, service.description.policy))
-            ended = perf_counter_ns()
+            answers = service.scorer.rank_many([one.request for one in wanted])
         except OSError:
             _log.exception("a request could not be answered")
             message = "the prediction log or the feature store failed; the server's own log says why"
-            return self.refused(problem(503, None, message, retry_after_s=1))
+            return [self.refused(problem(503, None, message, retry_after_s=1)) for _ in wanted]
         except Exception:  # noqa: BLE001 - see `read`
-            return self._failed()
+            if len(wanted) > 1:  # one that can't be answered must not take the others with it
+                return [self.answer(one, started) for one, started in zip(wanted, started_ns, strict=True)]
+            return [self._failed()]
+        return [self._told(one, answer, started) for one, answer, started in zip(wanted, answers, started_ns, strict=True)]
+
+    def _told(self, wanted: "Wanted", answer: Answer, started_ns: int) -> Reply:
+        ranked = perf_counter_ns()
+        content = _encode(to_answer(wanted.request, answer, wanted.service.description.policy))
+        ended = perf_counter_ns()
         self.metrics.ranked(answer, wanted.decode_ns, ended - ranked, ended - started_ns)
         self.metrics.ended("rank", 200)
         return Reply(200, content)

@@ -3,7 +3,11 @@
 import copy
 import gc
 import logging
+import signal
 import socket
+import sys
+import time
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -24,10 +28,13 @@ from serving.assignment import Assignment
 from serving.champion import champion
 from serving.front_door import front_door
 from serving.messages import ModelAnswer, context_kinds, context_names
+from serving.metrics import ServingMetrics
+from serving.metrics_share import SharedMetrics, forget
 from serving.policy import Policy, policy_of
 from serving.prediction_log import PredictionLog
 from serving.rank_handler import Service
 from serving.scorer import RankRequest, Scorer, candidate_rows, fetch
+from serving.workers import listening, supervise
 
 # An A/A experiment: both arms get the champion, so that assignment, its log and its checks are in use before the first A/B.
 ARMS, WEIGHTS = ("a", "b"), (0.5, 0.5)
@@ -42,11 +49,32 @@ def serve(home: Home, settings: Settings) -> None:
     Raises ExplainedError where the port is taken.
     """
     _check_port(settings)
-    app = create_app(lambda: _kept_fresh(load_service(home, settings)), settings)
+    started_ns = time.monotonic_ns()
+    if settings.workers == 1:
+        _answer(home, settings, started_ns, ServingMetrics())
+        return
+    forget(home)
+    supervise(settings.workers, partial(_work, home, settings, started_ns))
+
+
+def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
+    """One worker of several."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
+    shared = SharedMetrics(home, number, settings.workers)
+    try:
+        _answer(home, settings, started_ns, shared.metrics)
+    finally:
+        shared.close()
+
+
+def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> None:
+    app = create_app(lambda: _kept_fresh(load_service(home, settings, started_ns)), settings, metrics)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    door = front_door(app.state.rank)
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs, http=door)
+    config = uvicorn.Config(app, access_log=False, log_config=logs, http=front_door(app.state.rank))
+    with listening(settings.host, settings.port) as sock:
+        uvicorn.Server(config).run(sockets=[sock])
 
 
 def _kept_fresh(service: Service) -> Service:
@@ -69,14 +97,16 @@ def _check_port(settings: Settings) -> None:
             ) from error
 
 
-def load_service(home: Home, settings: Settings) -> Service:
-    """The champion of a home with its online store, ready and warm.  Raises where a home has no champion or no features."""
+def load_service(home: Home, settings: Settings, started_ns: int | None = None) -> Service:
+    """The champion of a home with its online store, ready and warm; `started_ns` (monotonic) is when its clock began to run.
+
+    Raises where a home has no champion or no features."""
     artefact = champion(home, settings.threads)
     context = context_names(artefact.spec.names)
     source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service, degrade=True)
     try:
         policy = policy_of(settings.epsilon)
-        clock = server_clock(home, settings)
+        clock = server_clock(home, settings, started_ns)
         assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)
         warm_up(source, artefact, clock)
         scorer = Scorer(source, artefact, policy, assignment, PredictionLog(home), clock)
@@ -92,12 +122,12 @@ def load_service(home: Home, settings: Settings) -> Service:
     return Service(scorer, context_kinds(context), describe(artefact, context, policy, assignment))
 
 
-def server_clock(home: Home, settings: Settings) -> Clock:
+def server_clock(home: Home, settings: Settings, started_ns: int | None = None) -> Clock:
     """The clock that the settings ask for.  Raises ExplainedError for a name that doesn't exist."""
     if settings.clock == "system":
         return SystemClock()
     if settings.clock == "lake":
-        return LakeClock(watermark_us(home))
+        return LakeClock(watermark_us(home), time.monotonic_ns() if started_ns is None else started_ns)
     raise ExplainedError(f"CLICKPROOF_CLOCK is {settings.clock!r}; it can be lake or system")
 
 

@@ -129,6 +129,13 @@ class SlowArtefact(TinyArtefact):
         return super().score(columns)
 
 
+class Poisoned(DictSource):
+    def fetch(self, requests):
+        if (requests.user_id == 13).any():
+            raise KeyError("this user breaks something")
+        return super().fetch(requests)
+
+
 def slow(home) -> Service:
     scorer = Scorer(DictSource(), SlowArtefact(), GreedyPolicy(), Assignment("s"), PredictionLog(home), FixedClock(NOW_US))
     made = service(home)
@@ -154,6 +161,24 @@ def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_an
         assert client.post("/v1/rank", json=BODY).status_code == 200
     logged = {record.request_id for path in segments(home) for record, _ in read(path)}
     assert {answer.json()["request_id"] for answer in found if answer.status_code == 200} <= logged
+
+
+def test_requests_that_wait_together_are_scored_together(home):
+    app = create_app(lambda: slow(home), Settings(micro_batch=8, max_wait_ms=60_000))
+    calls: list[int] = []
+    with client_of(app) as client, ThreadPoolExecutor(8) as pool:
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.01)
+        scorer = app.state.rank.state.service.scorer
+        many = scorer.rank_many
+        scorer.rank_many = lambda requests: calls.append(len(requests)) or many(requests)
+        found = list(pool.map(lambda i: client.post("/v1/rank", json=BODY | {"request_id": i}), range(40)))
+        scorer.source = Poisoned()
+        users = [1, 2, 3, 4, 13, 1, 2, 3]
+        mixed = list(pool.map(lambda user: client.post("/v1/rank", json=BODY | {"user_id": user}).status_code, users))
+    assert [answer.json()["request_id"] for answer in found] == list(range(40))
+    assert 1 < max(calls) <= 8
+    assert mixed == [500 if user == 13 else 200 for user in users]
 
 
 def test_stopping_answers_those_who_wait(home):

@@ -151,6 +151,19 @@ def test_a_model_that_fails_is_stood_in_for_by_popularity_and_the_answer_says_so
     assert scorer.rank(REQUEST).model == "tiny-model"
 
 
+def test_requests_scored_together_are_answered_as_each_alone(scorer, home):
+    asked = [replace(REQUEST, request_id=i, user_id=i % 7, ad_id=np.arange(i % 5, i % 5 + 3 + i)) for i in range(9)]
+    alone = [scorer.rank(request) for request in asked]
+    one_by_one = logged(scorer)
+    together = scorer.rank_many(asked)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.request_id, one.arm, one.model, one.marks) == (other.request_id, other.arm, other.model, other.marks)
+        for name in ("s", "p"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(one.slate.shown, other.slate.shown)
+    assert logged(scorer)[len(one_by_one) :] == one_by_one
+
+
 def test_a_source_that_loses_rows_is_caught(scorer):
     class Losing(DictSource):
         def fetch(self, requests):
