@@ -19,6 +19,7 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
+from models.engines.choice import use_fastest
 from serving.app import Service, create_app
 from serving.assignment import Assignment
 from serving.champion import champion
@@ -61,6 +62,7 @@ def _check_port(settings: Settings) -> None:
 def load_service(home: Home, settings: Settings) -> Service:
     """The champion of a home with its online store, ready and warm.  Raises where a home has no champion or no features."""
     artefact = champion(home, settings.threads)
+    engine = use_fastest(artefact.model)
     context = context_names(artefact.spec.names)
     source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
     policy = policy_of(settings.epsilon)
@@ -74,7 +76,8 @@ def load_service(home: Home, settings: Settings) -> Service:
         "serving %s model %s with policy %s, %d thread(s), on %s; log %s",
         artefact.family, artefact.hash, policy.name, settings.threads, clock, scorer.log.path if scorer.log else None,
     )  # fmt: skip
-    return Service(scorer, context_kinds(context), describe(artefact, context, policy, assignment))
+    _log.info("engine: %s", engine)
+    return Service(scorer, context_kinds(context), describe(artefact, context, policy, assignment, engine))
 
 
 def server_clock(home: Home, settings: Settings) -> Clock:
@@ -95,7 +98,7 @@ def warm_up(source: FeatureSource, artefact: Artefact, clock: Clock) -> None:
     artefact.probability(artefact.score(batch.columns), np.zeros(WARM_UP_ROWS, np.int64))
 
 
-def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assignment: Assignment) -> ModelAnswer:
+def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assignment: Assignment, engine: str) -> ModelAnswer:
     """What GET /v1/model says."""
     spec = artefact.spec
     return ModelAnswer(
@@ -106,4 +109,5 @@ def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assig
         {name: "string" if kind == "string" else "integer" for name, kind in context_kinds(context).items()},
         policy.name,
         dict(zip(assignment.arms, assignment.weights, strict=True)),
+        engine,
     )
