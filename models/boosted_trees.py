@@ -103,8 +103,7 @@ class BoostedTrees:
     def score(self, columns: Mapping[str, Array]) -> F32:
         """s(x) of n rows, float32 [n], with `threads` threads, by the engine chosen for as many rows."""
         table = self._table(columns)
-        engine = InplacePredict(self._fitted()) if self.choice is None else self.choice.engine(len(table))
-        return engine((table,)) + np.float32(self.base)
+        return self.engine(len(table))((table,)) + np.float32(self.base)
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, trees.ubj (XGBoost's own binary JSON) and trees.npz (what goes into them)."""
@@ -134,6 +133,10 @@ class BoostedTrees:
         from models.engines.session import OnnxRuntime
 
         return InplacePredict(self._fitted()), OnnxRuntime(self.forest().graph(), self.threads)
+
+    def engine(self, n: int) -> Engine:
+        """The engine chosen for n rows; XGBoost where none was."""
+        return InplacePredict(self._fitted()) if self.choice is None else self.choice.engine(n)
 
     def made_up(self, n: int, rng: np.random.Generator) -> Inputs:
         """n rows of the trees' own thresholds."""

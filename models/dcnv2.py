@@ -170,8 +170,11 @@ class DCNv2:
     def score(self, columns: Mapping[str, Array]) -> F32:
         """s(x) of n rows, float32 [n], with `threads` threads, by the engine chosen for as many rows."""
         inputs = self.inputs(columns)
-        engine = Eager(self.network, self.threads) if self.choice is None else self.choice.engine(len(inputs[0]))
-        return engine(inputs)
+        n = len(inputs[0])
+        engine = self.engine(n)
+        if n <= SCORE_ROWS:
+            return engine(inputs)
+        return np.concatenate([engine(tuple(part[i : i + SCORE_ROWS] for part in inputs)) for i in range(0, n, SCORE_ROWS)])
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, network.json (settings) and network.npz (weights by name)."""
@@ -197,6 +200,10 @@ class DCNv2:
         from models.engines.session import OnnxRuntime
 
         return Eager(self.network, self.threads), OnnxRuntime(self.graph(), self.threads)
+
+    def engine(self, n: int) -> Engine:
+        """The engine chosen for n rows; torch where none was."""
+        return Eager(self.network, self.threads) if self.choice is None else self.choice.engine(n)
 
     def made_up(self, n: int, rng: np.random.Generator) -> Inputs:
         """n rows of codes, numbers and sequences drawn at random."""
@@ -248,7 +255,7 @@ class Eager:
     name: str = "torch"
 
     def __call__(self, inputs: Inputs) -> F32:
-        """Logits of n rows, at most SCORE_ROWS at once."""
+        """Logits of n rows."""
         with torch_threads(self.threads):
             return _score(self.network, [torch.from_numpy(part) for part in inputs])
 

@@ -6,9 +6,10 @@ row, so between two sizes that were timed the border is where the straight lines
 
 import copy
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import process_time_ns
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ SPEND_NS = 20_000_000  # processor time for one engine at one size, as far as LE
 LEAST, BATCHES = 5, 8  # calls timed; batches that take turns, for one batch again and again trains the branch predictor
 WORTH = 0.95  # a model leaves its own engine only for one that takes at most this share of its time
 AGREE = 5e-5  # logits: half of what replaying the prediction log lets pass (`monitoring.replay`)
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +72,16 @@ def agree(engines: Sequence[Engine], inputs: Inputs) -> tuple[list[Engine], list
     return [engine for engine, gap in zip(engines, gaps, strict=True) if gap <= AGREE], notes
 
 
-def cpu_us(engines: Sequence[Engine], batches: Sequence[Inputs], spend_ns: int = SPEND_NS) -> list[float]:
-    """Processor microseconds of one call of each engine: medians of calls that take turns, on batches that take turns."""
-    for engine in engines:
-        engine(batches[0])
-    spent: list[list[int]] = [[] for _ in engines]
-    while len(spent[0]) < LEAST or sum(map(sum, spent)) < spend_ns * len(engines):
-        inputs = batches[len(spent[0]) % len(batches)]
-        for engine, times in zip(engines, spent, strict=True):
+def cpu_us(calls: Sequence[Callable[[Batch], Any]], batches: Sequence[Batch], spend_ns: int = SPEND_NS) -> list[float]:
+    """Processor microseconds of each call, an engine's for example: medians over calls and batches that take turns."""
+    for call in calls:
+        call(batches[0])
+    spent: list[list[int]] = [[] for _ in calls]
+    while len(spent[0]) < LEAST or sum(map(sum, spent)) < spend_ns * len(calls):
+        batch = batches[len(spent[0]) % len(batches)]
+        for call, times in zip(calls, spent, strict=True):
             started = process_time_ns()
-            engine(inputs)
+            call(batch)
             times.append(process_time_ns() - started)
     return [float(np.median(times)) / 1e3 for times in spent]
 

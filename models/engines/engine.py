@@ -4,6 +4,7 @@ Every engine of a model gives the same numbers to float32 rounding; they differ 
 `models.engines.choice` times them, `models.boosted_trees` and `models.dcnv2` have some and use the one that was chosen.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -37,6 +38,14 @@ class HasEngines(Protocol):
 
     def engines(self) -> tuple[Engine, ...]:
         """All that agree to float32 rounding, the one that the model uses by itself first."""
+        ...
+
+    def engine(self, n: int) -> Engine:
+        """The one that scores n rows now."""
+        ...
+
+    def inputs(self, columns: Mapping[str, Array]) -> Inputs:
+        """What an engine gets of n rows."""
         ...
 
     def made_up(self, n: int, rng: np.random.Generator) -> Inputs:

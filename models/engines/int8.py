@@ -66,16 +66,19 @@ class Gate:
 
 
 def quantised(graph: bytes) -> bytes:
-    """The graph with its matrix products in 8 bits: weights signed, activations unsigned and scaled by batch."""
+    """The graph in 8 bits: weights, embeddings, and what goes into matrix products, which is scaled by batch."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load_from_string(graph)
     # Without this mark it warns that shapes should be inferred and constants folded first: here both are.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    # A pooled table has a column of ones (`models.engines.network`), which would set the scale of all its columns.
+    pools = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[1].startswith("sequence")]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "int8.onnx"
-        quantize_dynamic(model, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
+        kinds = ["MatMul", "Gather"]
+        quantize_dynamic(model, out, op_types_to_quantize=kinds, weight_type=QuantType.QInt8, nodes_to_exclude=pools)
         return out.read_bytes()
 
 

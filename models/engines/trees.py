@@ -54,7 +54,7 @@ class Forest:
         learner = json.loads(booster.save_raw("json"))["learner"]
         kind, objective = learner["gradient_booster"]["name"], learner["objective"]["name"]
         if (kind, objective) != ("gbtree", "binary:logistic"):
-            raise ValueError(f"a {kind} booster for {objective} is no sum of trees for a logit, as gbtree for binary:logistic is")
+            raise ValueError(f"a {kind} booster for {objective} is no sum of trees for one logit")
         trees = learner["gradient_booster"]["model"]["trees"]
         if any(int(each["tree_param"]["size_leaf_vector"]) != 1 or any(each["split_type"]) for each in trees):
             raise ValueError("a tree has a categorical split or several targets; give XGBoost codes as floats, one target")

@@ -1,6 +1,7 @@
 """Engines give what the model gives, and the one that takes less time is chosen; int8 only behind its gate."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time_ns
@@ -15,7 +16,7 @@ from synthetic import SPEC, clicks
 
 from models.artefact import Artefact, load
 from models.boosted_trees import BoostedTrees
-from models.contract import F32, Dataset
+from models.contract import F32, Array, Dataset
 from models.dcnv2 import SETTINGS, Eager, Network
 from models.engines import int8
 from models.engines.choice import SIZES, WORTH, Choice, agree, choose, computed_by, use_fastest
@@ -158,6 +159,12 @@ class MadeUpModel:
     def engines(self) -> tuple[Engine, ...]:
         return self.own
 
+    def engine(self, n: int) -> Engine:
+        return self.own[0] if self.choice is None else self.choice.engine(n)
+
+    def inputs(self, columns: Mapping[str, Array]) -> Inputs:
+        return (columns["x"][:, None],)
+
     def made_up(self, n: int, rng: np.random.Generator) -> Inputs:
         return (rng.normal(size=(n, 2)).astype(np.float32),)
 
@@ -168,8 +175,7 @@ class MadeUpModel:
 def test_the_faster_engine_is_used_and_the_reason_has_both_times() -> None:
     model = MadeUpModel(Made("slow", 400.0), Made("fast"))
     reason = use_fastest(model)  # type: ignore[arg-type]
-    assert model.choice is not None
-    assert [model.choice.engine(n).name for n in (0, 1, 20, 5000)] == ["fast"] * 4
+    assert [model.engine(n).name for n in (0, 1, 20, 5000)] == ["fast"] * 4
     assert reason.startswith("any n: fast ")
     assert all(f"at n={n}" in reason for n in SIZES)
     assert "us of slow" in reason
@@ -178,11 +184,10 @@ def test_the_faster_engine_is_used_and_the_reason_has_both_times() -> None:
 def test_an_engine_that_gives_something_else_is_left_out_however_fast() -> None:
     model = MadeUpModel(Made("slow", 400.0), Made("wrong", off=0.001))
     assert "wrong left out: 0.001 off" in use_fastest(model)  # type: ignore[arg-type]
-    assert model.choice is not None
-    assert model.choice.engine(1).name == "slow"
+    assert model.engine(1).name == "slow"
     assert agree([Made("own"), Made("none", off=np.nan)], (np.ones((3, 2), np.float32),))[0] == [Made("own")]
     use_fastest(model, Made("allowed", off=0.001))  # type: ignore[arg-type]
-    assert model.choice.engine(1).name == "allowed"
+    assert model.engine(1).name == "allowed"
 
 
 def test_a_family_without_engines_says_so(trained: dict[str, Artefact]) -> None:
@@ -259,7 +264,7 @@ def test_a_model_that_learns_or_changes_threads_forgets_its_engines(
     only = Made("constant")
     served = computed_by(artefact, only)
     assert served.updated(rows).model.choice is None
-    assert served.model.choice.engine(1) is only  # the one that is served goes on as it was
+    assert served.model.engine(1) is only  # the one that is served goes on as it was
     served.model.use_threads(1)
     assert (served.score(rows.columns) == artefact.score(rows.columns)).all()
 
