@@ -134,6 +134,17 @@ def recorded_answer(name: str) -> str:
     return f"`{figure.command}` on {where}\n\n{answer(name).markdown(figure.result)}"
 
 
+def recorded_batching() -> str:
+    """What rows cost by batch size, from the run that timed the engines."""
+    try:
+        figure = load("answer-engines")
+    except FileNotFoundError:
+        return "*Not recorded yet: `clickproof answer engines --record`.*"
+    from pipelines.answers.engines import batching
+
+    return f"`{figure.command}` on `{figure.result['on']}`\n\n{batching(figure.result)}"
+
+
 def benchmarks() -> str:
     """The four benchmarks' figures beside their goals."""
     world, join, score, serve = (load(f"bench-{name}").result for name in ("world", "join", "score", "serve"))
@@ -163,6 +174,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bug-catalogue": bug_catalogue,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
+    "batching": recorded_batching,
     "open-bandit": open_bandit,
     "benchmarks": benchmarks,
     "train-families": train_families,

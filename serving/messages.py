@@ -91,6 +91,7 @@ class ModelAnswer(msgspec.Struct):
     context: Annotated[dict[str, str], msgspec.Meta(description="Context fields of a request and their types.")]
     policy: str
     arms: dict[str, float]
+    engine: Annotated[str, msgspec.Meta(description="What computes the model at which batch size, and why.")]
 
 
 class Problem(msgspec.Struct):

@@ -23,6 +23,7 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
+from models.engines.choice import use_fastest
 from serving.app import create_app
 from serving.assignment import Assignment
 from serving.champion import champion
@@ -102,6 +103,7 @@ def load_service(home: Home, settings: Settings, started_ns: int | None = None) 
 
     Raises where a home has no champion or no features."""
     artefact = champion(home, settings.threads)
+    engine = use_fastest(artefact.model)
     context = context_names(artefact.spec.names)
     source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service, degrade=True)
     try:
@@ -119,7 +121,8 @@ def load_service(home: Home, settings: Settings, started_ns: int | None = None) 
         "serving %s model %s with policy %s, %d thread(s), on %s; log %s",
         artefact.family, artefact.hash, policy.name, settings.threads, clock, scorer.log.path if scorer.log else None,
     )  # fmt: skip
-    return Service(scorer, context_kinds(context), describe(artefact, context, policy, assignment))
+    _log.info("engine: %s", engine)
+    return Service(scorer, context_kinds(context), describe(artefact, context, policy, assignment, engine))
 
 
 def server_clock(home: Home, settings: Settings, started_ns: int | None = None) -> Clock:
@@ -140,7 +143,7 @@ def warm_up(source: FeatureSource, artefact: Artefact, clock: Clock) -> None:
     artefact.probability(artefact.score(batch.columns), np.zeros(WARM_UP_ROWS, np.int64))
 
 
-def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assignment: Assignment) -> ModelAnswer:
+def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assignment: Assignment, engine: str) -> ModelAnswer:
     """What GET /v1/model says."""
     spec = artefact.spec
     return ModelAnswer(
@@ -151,4 +154,5 @@ def describe(artefact: Artefact, context: tuple[str, ...], policy: Policy, assig
         {name: "string" if kind == "string" else "integer" for name, kind in context_kinds(context).items()},
         policy.name,
         dict(zip(assignment.arms, assignment.weights, strict=True)),
+        engine,
     )

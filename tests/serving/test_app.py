@@ -30,8 +30,9 @@ def service(home) -> Service:
     policy = EpsilonPolicy(0.1)
     scorer = Scorer(DictSource(), TinyArtefact(), policy, Assignment("salt"), PredictionLog(home), FixedClock(NOW_US))
     about = ModelAnswer(
-        "tiny-model", "tiny-encoder", "tiny", {"numeric": ["user_ctr"]}, {"device": "string"}, policy.name, {"control": 1.0}
-    )
+        "tiny-model", "tiny-encoder", "tiny", {"numeric": ["user_ctr"]}, {"device": "string"}, policy.name, {"control": 1.0},
+        "tiny has one engine",
+    )  # fmt: skip
     return Service(scorer, context_kinds(("device", "page_topic")), about)
 
 
