@@ -19,7 +19,10 @@ from models.artefact import Artefact
 from models.plots import BLUE, GREEN, INK, ORANGE, VIOLET, save
 from pipelines.answers.show import panels
 from pipelines.answers.workplace import times, workplace
-from pipelines.bench.serve import Load, Population, cpu_us, drive, raw_model, server
+from pipelines.bench.closed_loop import Load, drive
+from pipelines.bench.peers.raw import cpu_us, raw_model
+from pipelines.bench.population import Population
+from pipelines.bench.processes import server
 from pipelines.console import say
 from pipelines.page_blocks import table
 from serving.champion import champion
