@@ -6,6 +6,7 @@ champion of the branch that the benchmark works on: the server that is measured 
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def promote(home: Home, source: SourceSpec, chosen: Settings) -> Artefact:
     Raises ExplainedError where the source hasn't got 40 features."""
     parts = assemble(home, source, chosen)
     train = parts.train.take(np.arange(max(len(parts.train) - ROWS, 0), len(parts.train)))
-    artefact = fitted(train, spec_of(parts.spec, train), source.entities)
+    artefact = fitted(train, spec_of(parts.spec, train.columns), source.entities)
     at_us = watermark_us(home)
     name = artefact.save(home.artefacts)
     registry = Registry.of(home)
@@ -59,10 +60,10 @@ def promote(home: Home, source: SourceSpec, chosen: Settings) -> Artefact:
     return artefact
 
 
-def spec_of(there: FeatureSpec, data: Dataset) -> FeatureSpec:
+def spec_of(there: FeatureSpec, columns: Mapping[str, Array]) -> FeatureSpec:
     """All numbers and so many small categories that there are FEATURES inputs."""
     numeric = there.numeric[:FEATURES]
-    small = [name for name in CATEGORIES if name in there.categorical and _values(data.columns[name]) < LARGEST_VOCABULARY]
+    small = [name for name in CATEGORIES if name in there.categorical and _values(columns[name]) < LARGEST_VOCABULARY]
     spec = FeatureSpec(tuple(small[: FEATURES - len(numeric)]), numeric)
     if len(spec.names) < FEATURES:
         raise ExplainedError(

@@ -25,17 +25,22 @@ FORMATS = ("dataframe_split", "inputs")
 @contextmanager
 def serving(artefact: Artefact, folder: Path, on: set[int] | None = None) -> Iterator[Server]:
     """MLflow's server with the artefact's trees, saved below `folder`, as its documentation starts it."""
+    port = free_port()
+    programs = f"PATH={Path(sys.executable).parent}:{bare()['PATH']}"  # it starts uvicorn by name
+    command = [*ONE_THREAD, programs, sys.executable, "-m", "mlflow", "models", "serve"]
+    options = ["--model-uri", str(save(artefact, folder)), "--env-manager", "local", "--host", "127.0.0.1"]
+    with started([*command, *options, "--port", str(port)], port, "/ping", on) as server:
+        yield server
+
+
+def save(artefact: Artefact, folder: Path) -> Path:
+    """The artefact's trees as an MLflow model."""
     import mlflow.xgboost
 
     assert isinstance(artefact.model, BoostedTrees)
     model = folder / "mlflow-model"
     mlflow.xgboost.save_model(artefact.model.booster, model)
-    port = free_port()
-    programs = f"PATH={Path(sys.executable).parent}:{bare()['PATH']}"  # it starts uvicorn by name
-    command = [*ONE_THREAD, programs, sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(model)]
-    options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    with started([*command, *options], port, "/ping", on) as server:
-        yield server
+    return model
 
 
 def bodies(form: str, names: Sequence[str], matrices: Sequence[np.ndarray]) -> list[bytes]:

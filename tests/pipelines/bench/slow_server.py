@@ -38,12 +38,13 @@ class SlowServer:
     def talk(self, link: socket.socket) -> None:
         with link, link.makefile("rb") as reader:
             try:
-                while head := reader.readline():
+                while reader.readline():
                     length = 0
                     while (line := reader.readline()) not in (b"\r\n", b""):
                         name, _, value = line.partition(b":")
                         length = int(value) if name.lower() == b"content-length" else length
-                    if not self.answer(link, int(reader.read(length) or -1) if head.startswith(b"POST") else -1):
+                    content = reader.read(length)
+                    if not self.answer(link, int(content) if content.isdigit() else -1):
                         return
             except OSError:  # the client left
                 return
