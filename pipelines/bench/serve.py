@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from features.catalogue import Entity
-from features.sources import AsOfSource
+from features.online import OnlineSource
 from infra import branch
 from infra.errors import ExplainedError
 from infra.home import Home
@@ -28,7 +28,7 @@ from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
 from models.boosted_trees import BoostedTrees
-from pipelines.bench import fixed_model, knee, stages
+from pipelines.bench import cpu_clock, fixed_model, knee, stages
 from pipelines.bench.boxes import boxes
 from pipelines.bench.closed_loop import have_wrk
 from pipelines.bench.contest import Cell, Contestant, side_by_side
@@ -53,6 +53,7 @@ GOALS: dict[str, tuple[str, float]] = {
     "goodput_at_3_knees_over_knee": ("at least", 0.9),
     "stages_add_up": ("within", stages.TOLERANCE),
 }
+PEERS = {"naive": "naive", "mlflow": "mlflow_dataframe_split", "mlflow_inputs": "mlflow_inputs"}  # ratio -> whose
 POOL = 512  # connections of the open loop: more than a server should let wait
 SEED = 20
 
@@ -67,7 +68,7 @@ class Plan:
     connections: tuple[int, ...] = (1, 16)
     rounds: int = 3
     seconds: int = 3  # a round of a fast server
-    counted: int = 100  # requests a round of a slow one
+    counted: int = 100  # requests a round of the slowest server; MLflow's gets five times as many
     probe_s: float = 4.0  # one rate on the way to the knee
     look_s: float = 10.0  # half the knee, the knee, three times the knee
     bodies: int = 30_000
@@ -92,7 +93,7 @@ class Questions:
         """Users by Zipf, contexts and ads of the lake's last day."""
         asked, ranked = Population.of(home, artefact, SEED), ranked_users(home)
         context, at_us = context_names(artefact.spec.names), watermark_us(home)
-        source = AsOfSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
+        source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
         bodies, rows = {}, {}
         assert isinstance(artefact.model, BoostedTrees)
         for n in plan.candidates:
@@ -100,6 +101,7 @@ class Questions:
             bodies[n] = [body(request) for request in requests]
             columns = [fetch(source, candidate_rows(request, at_us)).columns for request in requests[: plan.ready]]
             rows[n] = [fixed_model.matrix(artefact.model, of_one) for of_one in columns]
+        source.close()
         return cls(bodies, rows, len(ranked))
 
 
@@ -118,6 +120,7 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
             raw_us = raw_engines(work, artefact, asked, server_cores)
             cells = compare(work, artefact, asked, plan, server_cores)
             knees, clients = alone(work, asked, plan, server_cores)
+            budgets = stage_budgets(work, asked, plan, cells, server_cores)
             workers = by_workers(work, asked, plan, server_cores | client_cores)
     finally:
         branch.drop(work)
@@ -126,7 +129,7 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
         "rank": rank,
         "ratios": {**ratios(cells, raw_us, plan), **beyond(knees)},
         "goals": GOALS,
-        "stages": {str(n): budget(cells, n, plan) for n in plan.candidates},
+        "stages": budgets,
         "raw_us": raw_us,
         "peers": {name: by_load(of_one) for name, of_one in cells.items() if name != OURS},
         "knee": knees,
@@ -183,7 +186,7 @@ def contestants(
                     trees,
                     {n: mlflow_server.bodies(form, names, several) for n, several in asked.rows.items()},
                     mlflow_server.PATH,
-                    counted=plan.counted,
+                    counted=5 * plan.counted,
                 )
                 for form in mlflow_server.FORMATS
             ),
@@ -239,6 +242,14 @@ def _over(one: float | None, other: float | None) -> float | None:
     return None if one is None or not other else round(one / other, 2)
 
 
+def stage_budgets(work: Home, asked: Questions, plan: Plan, cells: Cells, on: set[int]) -> dict[str, Any]:
+    """{candidates: where a request's processor time goes}, at the most connections."""
+    loads = [(n, plan.connections[-1]) for n in plan.candidates]
+    with server(cpu_clock.PROGRAM, work.root, on=on) as one:
+        timed = side_by_side([Contestant(OURS, one, asked.bodies, measured=True)], loads, plan.rounds, plan.seconds)[OURS]
+    return {str(load[0]): stages.budget(timed[load].inside, timed[load].cpu_us, limit_us(cells, load)) for load in loads}
+
+
 def by_workers(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[str, Any]:
     """{workers: figures} of 1 and 2 worker processes that share the cores `on` with the client."""
     found = {}
@@ -267,16 +278,15 @@ def limit_us(cells: Cells, load: tuple[int, int]) -> float:
 
 def ratios(cells: Cells, raw_us: Mapping[str, Mapping[str, float]], plan: Plan) -> dict[str, float]:
     """Ours over the limit, peers over ours, in processor time a request: each at the number of connections where it looks worse
-    for us, and with the cheapest peer of its sort."""
+    for us."""
     found = {}
     for n in plan.candidates:
         fastest = min(engine[str(n)] for engine in raw_us.values())
         loads = [(n, connections) for connections in plan.connections]
         ours = {load: cells[OURS][load].cpu_us for load in loads}
         found[f"limit_n{n}"] = max(ours[load] / (limit_us(cells, load) + fastest) for load in loads)
-        for peer in ("naive", "mlflow"):
-            alike = [of_one for name, of_one in cells.items() if name.startswith(peer)]
-            found[f"{peer}_n{n}"] = min(min(of_one[load].cpu_us for of_one in alike) / ours[load] for load in loads)
+        for ratio, peer in PEERS.items():
+            found[f"{ratio}_n{n}"] = min(cells[peer][load].cpu_us / ours[load] for load in loads)
     return {name: round(ratio, 2) for name, ratio in found.items()}
 
 
@@ -288,13 +298,6 @@ def beyond(knees: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
         "p99_over_p50_at_half_knee": None if None in tails else max(tails),
         "goodput_at_3_knees_over_knee": None if None in kept else min(kept),
     }
-
-
-def budget(cells: Cells, n: int, plan: Plan) -> dict[str, Any]:
-    """Where a request's time goes, at the most connections measured."""
-    load = (n, plan.connections[-1])
-    ours = cells[OURS][load]
-    return stages.budget(ours.inside, ours.cpu_us, limit_us(cells, load))
 
 
 def hit_rate(cells: Mapping[tuple[int, int], Cell]) -> float | None:

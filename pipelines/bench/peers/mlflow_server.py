@@ -1,7 +1,7 @@
 """`mlflow models serve` of the same trees, which gets its rows ready-made: a peer of `clickproof bench serve`.
 
 Our endpoint finds its features itself and is compared with this all the same.  Saved without a signature, because checking one
-costs MLflow more; asked in two of its formats, and the cheaper one counts.
+costs MLflow more.  Asked in the format that its documentation has for tables, and in the one for tensors, which is cheaper.
 """
 
 import json

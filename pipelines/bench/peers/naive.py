@@ -98,7 +98,7 @@ class NaiveRanker:
             for ad in body.candidates
         ]
         frame = self.store.get_online_features(features=self.service, entity_rows=rows).to_df()
-        frame["device"] = body.context.device
+        frame = frame.assign(**body.context.model_dump())  # the SDK gives back keys and features only
         for name, (_, half_life_us) in COUNTERS.items():
             if name in self.numeric:  # stored as of the last event; the model wants them as of now
                 frame[name] = frame[name] * 0.5 ** ((time_us - frame["user_recent_until"]) / half_life_us)
