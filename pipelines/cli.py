@@ -201,6 +201,23 @@ def bench(
 
 @app.command()
 @with_settings
+def load(
+    chosen: Settings,
+    rate: Annotated[float, typer.Option(help="Requests a second, due at random moments.")] = 200.0,
+    seconds: Annotated[float, typer.Option(help="How long, 600 at most.")] = 10.0,
+    connections: Annotated[int, typer.Option(help="Most connections at a time.")] = 64,
+    candidates: Annotated[int, typer.Option(help="Ads to rank in each request.")] = 20,
+    url: Annotated[str | None, typer.Option(help="Endpoint on this machine; by default where `clickproof serve` is.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load test of a running endpoint on this machine: a line a second, then what came of all requests."""
+    from pipelines.load import load_command
+
+    load_command(chosen, url, rate, seconds, connections, candidates, as_json)
+
+
+@app.command()
+@with_settings
 def answer(
     chosen: Settings,
     name: Annotated[str, typer.Argument(help="Which question, for example why-ne, leak or families; `all` lists them.")],

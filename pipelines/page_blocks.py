@@ -11,12 +11,8 @@ from pipelines.answers import ANSWERS, answer
 from pipelines.bug_pages import bug_catalogue
 from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+from pipelines.markdown import table
+from pipelines.serving_page import BLOCKS as SERVING
 
 
 def settings_table() -> str:
@@ -159,12 +155,11 @@ def benchmarks() -> str:
         ("score", "CPU over the raw model", score["cpu_over_raw_inference"], ""),
         ("score", "share of the join in a batch job", f"{score['join_share']:.0%}", ""),
     ]
-    for cell in serve["cells"]:
-        what = f"{cell['candidates']} candidates, {cell['connections']} connection{'s' if cell['connections'] > 1 else ''}"
-        speed = f"{cell['rps']:.0f} requests/s, p50 {cell['p50_ms']:.1f} ms, p99 {cell['p99_ms']:.1f} ms"
-        floor = cell["noop"]["cpu_us"] + serve["raw_inference_us"][str(cell["candidates"])]
-        ratio = f"{cell['cpu_us'] / floor:.1f} times no-op HTTP + raw model"
-        rows.append(("serve", what, speed, f"{cell['cpu_us']:.0f} us CPU: {ratio}"))
+    for n, by_connections in serve["rank"].items():
+        for connections, cell in by_connections.items():
+            what = f"{n} candidates, {connections} connection{'s' if connections != '1' else ''}"
+            speed = f"{cell['rps']:,.0f} requests/s, p50 {cell['p50_ms']:.1f} ms, p99 {cell['p99_ms']:.1f} ms"
+            rows.append(("serve", what, speed, f"{cell['cpu_us']:,.0f} us CPU"))
     return table(["bench", "what", "measured", "against"], rows)
 
 
@@ -179,6 +174,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "train-families": train_families,
     "train-steps": train_steps,
+    **SERVING,
     "gauntlet": gauntlet_scores,
     "gauntlet-clean": gauntlet_clean,
     "gauntlet-peers": gauntlet_peers,

@@ -143,6 +143,7 @@ async def _load(load: Callable[[], Service], handler: RankHandler, stopping: asy
             about = service.description
             handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
             if isinstance(service.scorer.source, OnlineSource):
+                handler.metrics.watch(service.scorer.source.users.counts)
                 service.scorer.source.read_ahead(handler.settings.store_timeout_ms / 1e3)
             state.service, state.failure = service, None
             return

@@ -60,6 +60,7 @@ class Counts(msgspec.Struct):
     arms: dict[str, int] = msgspec.field(default_factory=dict)
     fallbacks: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)  # view, kind
     degraded: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STEPS, 0))
+    cache: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(("hit", "miss"), 0))  # of users
     shed: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(SHED, 0))
     plain: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(PLAIN, 0))
     rank: Times = msgspec.field(default_factory=_times)
@@ -70,7 +71,7 @@ class Counts(msgspec.Struct):
         stages = {name: _sum(times, other.stages[name]) for name, times in self.stages.items()}
         added = {
             name: _added(getattr(self, name), getattr(other, name))
-            for name in ("requests", "arms", "fallbacks", "degraded", "shed", "plain")
+            for name in ("requests", "arms", "fallbacks", "degraded", "cache", "shed", "plain")
         }
         return Counts(**added, rank=_sum(self.rank, other.rank), stages=stages)
 
@@ -92,6 +93,8 @@ class ServingMetrics(Collector):
         self._others = others
         self._stages = [self.counts.stages[name] for name in TIMED]
         self._model: tuple[str, str, str] | None = None
+        self._looked_up: Mapping[str, int] = {}
+        self._before = dict(self.counts.cache)
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -100,6 +103,16 @@ class ServingMetrics(Collector):
         self._model = model, encoder, family
         for arm in arms:
             self.counts.arms.setdefault(arm, 0)
+
+    def watch(self, looked_up: Mapping[str, int]) -> None:
+        """From now on users' "hits" and "misses" are counted there."""
+        self._looked_up, self._before = looked_up, dict(self.counts.cache)
+
+    def now(self) -> Counts:
+        """What this process counted."""
+        for outcome, name in (("hit", "hits"), ("miss", "misses")):
+            self.counts.cache[outcome] = self._before.get(outcome, 0) + self._looked_up.get(name, 0)
+        return self.counts
 
     def ended(self, route: str, status: int) -> None:
         """A request got its status code."""
@@ -133,7 +146,7 @@ class ServingMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client: all families as they are now, of all workers together."""
-        all_counts = self.counts.plus(self._others())
+        all_counts = self.now().plus(self._others())
         yield _counter("requests", "Requests by route and status.", ("route", "status"), all_counts.requests)
         rank = HistogramMetricFamily("clickproof_rank_seconds", "From the first byte of a request to its answer.")
         rank.add_metric([], *all_counts.rank.family())
@@ -145,6 +158,7 @@ class ServingMetrics(Collector):
         yield _counter("arm_requests", "Requests by experiment arm.", ("arm",), all_counts.arms)
         yield _counter("fallbacks", "Requests for which a view was missing or stale.", ("view", "kind"), all_counts.fallbacks)
         yield _counter("degraded", "Requests answered with less than they should be.", ("step",), all_counts.degraded)
+        yield _counter("user_cache", "Users' rows looked for in the process, by outcome.", ("outcome",), all_counts.cache)
         yield _counter("shed", "Requests refused under overload.", ("why",), all_counts.shed)
         for name, said in PLAIN.items():
             yield CounterMetricFamily(f"clickproof_{name}", said, value=all_counts.plain[name])

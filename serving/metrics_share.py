@@ -47,7 +47,7 @@ class SharedMetrics:
     def _write(self) -> None:
         file = self._files[self._number]
         beside = file.with_suffix(f".{os.getpid()}")
-        beside.write_bytes(msgspec.msgpack.encode(self.metrics.counts))
+        beside.write_bytes(msgspec.msgpack.encode(self.metrics.now()))
         os.replace(beside, file)
 
 

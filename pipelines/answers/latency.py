@@ -15,7 +15,9 @@ from infra.settings import Settings
 from models.plots import BLUE, GREEN, INK, ORANGE, VIOLET, save
 from pipelines.answers.show import panels
 from pipelines.answers.workplace import times, workplace
-from pipelines.bench.serve import Load, Population, drive, server
+from pipelines.bench.closed_loop import Load, drive
+from pipelines.bench.population import Population
+from pipelines.bench.processes import server
 from pipelines.console import say
 from pipelines.page_blocks import table
 from serving.champion import champion

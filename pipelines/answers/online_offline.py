@@ -26,7 +26,7 @@ from infra.settings import Settings
 from models.artefact import load
 from monitoring import replay as replaying
 from pipelines.answers.workplace import times, workplace
-from pipelines.bench.serve import Population
+from pipelines.bench.population import Population
 from pipelines.console import say
 from pipelines.materialize import materialize_online
 from pipelines.page_blocks import table

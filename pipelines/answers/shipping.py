@@ -18,7 +18,7 @@ from models.contract import Dataset
 from models.registry import CHAMPION, Registry
 from models.train import Trained
 from pipelines.answers.workplace import go_on, workplace
-from pipelines.bench.serve import SERVE, server
+from pipelines.bench.processes import SERVE, server
 from pipelines.console import say
 from pipelines.page_blocks import table
 from pipelines.promotion import Candidate, Comparator, champion_of, decide, leakage_verdict, record

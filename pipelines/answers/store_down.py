@@ -19,7 +19,7 @@ from pipelines.answers.material import Material, difference, material, metrics_o
 from pipelines.answers.online_offline import body_of, endpoint
 from pipelines.answers.staleness import NEVER_US
 from pipelines.answers.workplace import asked_for, later, some_users, times, with_columns, workplace
-from pipelines.bench.serve import Population
+from pipelines.bench.population import Population
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
 from pipelines.training import SERVICE, probability
