@@ -68,6 +68,11 @@ class Home:
         return self.root / "log"
 
     @property
+    def events(self) -> Path:
+        """Clicks as the endpoint took them: append-only segments written by serving, later landed."""
+        return self.root / "events"
+
+    @property
     def reports(self) -> Path:
         """Plots and HTML reports."""
         return self.root / "reports"

@@ -6,7 +6,7 @@ The table at the end of docs/design.md is generated from it.
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.home import Home
@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
+    write_token: SecretStr = Field(
+        SecretStr(""),
+        description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
+    )
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")
     live_speed: float = Field(

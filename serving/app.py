@@ -33,7 +33,7 @@ from serving.messages import (
     to_answer,
     to_request,
 )
-from serving.metrics import ServingMetrics
+from serving.metrics import ROUTES, ServingMetrics
 from serving.scorer import Scorer
 
 _JSON = "application/json"
@@ -133,7 +133,8 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     def failed(
         request: Request, status: int, field: str | None, message: str, headers: Mapping[str, str] | None = None
     ) -> Response:
-        metrics.ended("rank" if request.url.path == "/v1/rank" else "other", status)
+        route = request.url.path.removeprefix("/v1/")
+        metrics.ended(route if route in ROUTES else "other", status)
         return _error(status, field, message, headers)
 
     @app.exception_handler(InvalidRequest)

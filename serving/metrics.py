@@ -12,7 +12,7 @@ from serving.scorer import STAGES, Answer
 
 # Seconds.  The fast end resolves a scorer without a network, the slow end one that waits for a store.
 _BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
-ROUTES = ("rank", "other")
+ROUTES = ("rank", "events", "other")
 _NS = 1e-9
 
 

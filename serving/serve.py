@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
 from features.batch import FeatureSource
@@ -22,7 +23,9 @@ from models.artefact import Artefact
 from serving.app import Service, create_app
 from serving.assignment import Assignment
 from serving.champion import champion
+from serving.events import ClickIntake, add_events
 from serving.messages import ModelAnswer, context_kinds, context_names
+from serving.metrics import ServingMetrics
 from serving.policy import Policy, policy_of
 from serving.prediction_log import PredictionLog
 from serving.scorer import RankRequest, Scorer, candidate_rows, fetch
@@ -40,10 +43,25 @@ def serve(home: Home, settings: Settings) -> None:
     Raises ExplainedError where the port is taken.
     """
     _check_port(settings)
-    app = create_app(lambda: load_service(home, settings), settings)
+    app = home_app(home, settings)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs)
+
+
+def home_app(home: Home, settings: Settings) -> FastAPI:
+    """The whole endpoint of a home: ranking with its champion, and click intake, which needs no model.  They share a clock,
+    so that no click comes before its impression."""
+    intake, metrics = ClickIntake(home), ServingMetrics()
+
+    def load() -> Service:
+        clock = server_clock(home, settings)
+        intake.open(clock)
+        return load_service(home, settings, clock)
+
+    app = create_app(load, settings, metrics)
+    add_events(app, intake, settings, metrics)
+    return app
 
 
 def _check_port(settings: Settings) -> None:
@@ -58,13 +76,15 @@ def _check_port(settings: Settings) -> None:
             ) from error
 
 
-def load_service(home: Home, settings: Settings) -> Service:
-    """The champion of a home with its online store, ready and warm.  Raises where a home has no champion or no features."""
+def load_service(home: Home, settings: Settings, clock: Clock | None = None) -> Service:
+    """The champion of a home with its online store, ready and warm; `clock` is by default what the settings ask for.
+
+    Raises where a home has no champion or no features."""
     artefact = champion(home, settings.threads)
     context = context_names(artefact.spec.names)
     source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
     policy = policy_of(settings.epsilon)
-    clock = server_clock(home, settings)
+    clock = clock or server_clock(home, settings)
     assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)
     warm_up(source, artefact, clock)
     scorer = Scorer(source, artefact, policy, assignment, PredictionLog(home), clock)
