@@ -20,7 +20,7 @@ class Disk:
     """The real fsync, with a gate before it, a way to fail, and a record of what it was asked for."""
 
     def __init__(self) -> None:
-        self.gate, self.fails = threading.Event(), 0
+        self.gate, self.at_the_gate, self.fails = threading.Event(), threading.Event(), 0
         self.gate.set()
         self.synced: list[tuple[int, int, int]] = []  # inode, size when it began, thread
         self.news = threading.Condition()
@@ -28,6 +28,7 @@ class Disk:
 
     def __call__(self, fd: int) -> None:
         found = os.fstat(fd)
+        self.at_the_gate.set()
         assert self.gate.wait(WAIT_S)
         if self.fails:
             self.fails -= 1
@@ -76,15 +77,18 @@ def test_what_was_written_is_synced_without_being_asked_and_so_is_its_name(home:
     assert disk.has(home.events, 0)
     size += log.append(b"two")
     assert disk.has(log.path, size)
+    log.sync()  # not before the other thread is through
     assert len(disk.of(home.events)) == 1  # a name does not change
 
 
 def test_nobody_waits_for_the_disk_and_writes_share_an_fsync(log: SegmentLog, disk: Disk) -> None:
-    disk.gate.clear()  # whoever syncs now stands still
-    size = sum(log.append(b"record") for _ in range(500))
+    disk.gate.clear()
+    first = log.append(b"record")
+    assert disk.at_the_gate.wait(WAIT_S)  # who syncs stands still now
+    size = first + sum(log.append(b"record") for _ in range(500))
     disk.gate.set()
     assert disk.has(log.path, size)
-    assert len(disk.of(log.path)) <= 2  # what was there when the disk stood still, and the rest
+    assert disk.of(log.path) == [first, size]
     assert threading.get_ident() not in {thread for *_, thread in disk.synced}
 
 
