@@ -76,6 +76,11 @@ def derived_id(*parts: Any) -> I64:
     return (mix(*parts) >> np.uint64(1)).astype(np.int64)
 
 
+def click_id(impression_id: Any) -> I64:
+    """The id of the click on an impression, where whoever saw it gave none: an ad that is shown once is clicked once."""
+    return derived_id(impression_id, 1)
+
+
 def text_id(text: str) -> int:
     """A non-negative int64 id of a text (BLAKE2b, 8 bytes): for logs whose ids are strings, and for hash salts."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

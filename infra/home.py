@@ -73,6 +73,11 @@ class Home:
         return self.root / "run"
 
     @property
+    def events(self) -> Path:
+        """Clicks as the endpoint took them: append-only segments written by serving, later landed."""
+        return self.root / "events"
+
+    @property
     def reports(self) -> Path:
         """Plots and HTML reports."""
         return self.root / "reports"

@@ -6,7 +6,7 @@ The table at the end of docs/design.md is generated from it.
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.home import Home
@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         100.0,
         gt=0,
         description="A request that has waited longer while others wait behind it gets 503: its caller has given up.",
+    )
+    write_token: SecretStr = Field(
+        SecretStr(""),
+        description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
     )
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")

@@ -21,7 +21,7 @@ from features.online import OnlineSource
 from infra.errors import ExplainedError
 from infra.settings import Settings
 from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, RankAnswer, RankBody
-from serving.metrics import ServingMetrics
+from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
 RETRY_S = 2.0  # between attempts to load a model
@@ -68,16 +68,16 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
         body = await read_body(request, settings.max_body_bytes)
         wanted = handler.refused(body) if isinstance(body, Reply) else handler.read(body)
         if isinstance(wanted, Reply):
-            return _response(wanted)
+            return response(wanted)
         ahead = handler.ahead(wanted)
         if ahead is not None:
             await ahead
-        return _response(handler.answer(wanted, started))
+        return response(handler.answer(wanted, started))
 
     @app.get("/v1/model", summary="What is served", responses=_responses("ModelAnswer", "The model version.", 503))
     async def model() -> Response:
         if state.service is None:
-            return _response(_other(unready(state)))
+            return response(_other(unready(state)))
         return Response(msgspec.json.encode(state.service.description), media_type=JSON)
 
     @app.get("/healthz", summary="The process runs")
@@ -87,7 +87,7 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     @app.get("/readyz", summary="A model is loaded", responses=_responses(None, "Ready.", 503))
     async def readyz() -> Response:
         if state.service is None:
-            return _response(_other(unready(state)))
+            return response(_other(unready(state)))
         return Response(msgspec.json.encode({"status": "ready", "model": state.service.description.model}), media_type=JSON)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
@@ -99,8 +99,9 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
         return reply
 
     def failed(request: Request, reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-        metrics.ended("rank" if request.url.path == "/v1/rank" else "other", reply.status)
-        return _response(reply, headers)
+        route = request.url.path.removeprefix("/v1/")
+        metrics.ended(route if route in ROUTES else "other", reply.status)
+        return response(reply, headers)
 
     @app.exception_handler(InvalidRequest)
     async def invalid(request: Request, error: InvalidRequest) -> Response:
@@ -168,7 +169,8 @@ async def read_body(request: Request, limit: int) -> bytes | Reply:
     return bytes(body)
 
 
-def _response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
+def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
+    """A reply as FastAPI sends it."""
     more = {} if reply.retry_after_s is None else {"Retry-After": str(reply.retry_after_s)}
     return Response(reply.content, reply.status, media_type=JSON, headers={**(headers or {}), **more})
 

@@ -5,7 +5,7 @@ Used by `serving.app`.  Every way a request can be wrong names its field, so tha
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # finite as float32, also 
 # Bounded, because each value is repeated for every candidate.
 Word = Annotated[str, msgspec.Meta(max_length=128)]
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+T = TypeVar("T")
 
 
 class Candidate(msgspec.Struct, forbid_unknown_fields=True):
@@ -133,9 +134,14 @@ def context_kinds(names: tuple[str, ...]) -> dict[str, Kind]:
 
 
 def decode(body: bytes) -> RankBody:
+    """The body of POST /v1/rank, checked by itself.  Raises InvalidRequest."""
+    return decode_as(_DECODER, body)
+
+
+def decode_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """A request body, checked by itself.  Raises InvalidRequest."""
     try:
-        return _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest(422, *_place(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ from serving.scorer import STAGES, Answer
 _BUCKETS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 _BUCKETS_NS = tuple(int(seconds * 1e9) for seconds in _BUCKETS)
 _NAMES = (*map(str, _BUCKETS), "+Inf")
-ROUTES = ("rank", "other")
+ROUTES = ("rank", "events", "other")
 SHED = ("full", "late")  # why a request was refused under overload
 STEPS = ("stale features", "priors", "popularity")  # see features.batch.Degraded
 PLAIN = {
@@ -61,6 +61,7 @@ class Counts(msgspec.Struct):
     fallbacks: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)  # view, kind
     degraded: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STEPS, 0))
     cache: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(("hit", "miss"), 0))  # of users
+    clicks: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(("accepted", "duplicate"), 0))
     shed: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(SHED, 0))
     plain: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(PLAIN, 0))
     rank: Times = msgspec.field(default_factory=_times)
@@ -71,7 +72,7 @@ class Counts(msgspec.Struct):
         stages = {name: _sum(times, other.stages[name]) for name, times in self.stages.items()}
         added = {
             name: _added(getattr(self, name), getattr(other, name))
-            for name in ("requests", "arms", "fallbacks", "degraded", "cache", "shed", "plain")
+            for name in ("requests", "arms", "fallbacks", "degraded", "cache", "clicks", "shed", "plain")
         }
         return Counts(**added, rank=_sum(self.rank, other.rank), stages=stages)
 
@@ -118,6 +119,11 @@ class ServingMetrics(Collector):
         """A request got its status code."""
         _count(self.counts.requests, (route, str(status)))
 
+    def clicked(self, accepted: int, duplicate: int) -> None:
+        """Clicks were written, or had come before."""
+        self.counts.clicks["accepted"] += accepted
+        self.counts.clicks["duplicate"] += duplicate
+
     def shed(self, why: str) -> None:
         """A request was refused because too many were waiting ("full"), or it for too long ("late")."""
         self.counts.shed[why] += 1
@@ -159,6 +165,7 @@ class ServingMetrics(Collector):
         yield _counter("fallbacks", "Requests for which a view was missing or stale.", ("view", "kind"), all_counts.fallbacks)
         yield _counter("degraded", "Requests answered with less than they should be.", ("step",), all_counts.degraded)
         yield _counter("user_cache", "Users' rows looked for in the process, by outcome.", ("outcome",), all_counts.cache)
+        yield _counter("clicks", "Clicks sent, by what became of them.", ("outcome",), all_counts.clicks)
         yield _counter("shed", "Requests refused under overload.", ("why",), all_counts.shed)
         for name, said in PLAIN.items():
             yield CounterMetricFamily(f"clickproof_{name}", said, value=all_counts.plain[name])

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
 from features.batch import FeatureSource
@@ -27,6 +28,7 @@ from models.engines.choice import use_fastest
 from serving.app import create_app
 from serving.assignment import Assignment
 from serving.champion import champion
+from serving.events import ClickIntake, add_events
 from serving.front_door import front_door
 from serving.messages import ModelAnswer, context_kinds, context_names
 from serving.metrics import ServingMetrics
@@ -70,7 +72,7 @@ def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
 
 
 def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> None:
-    app = create_app(lambda: _kept_fresh(load_service(home, settings, started_ns)), settings, metrics)
+    app = home_app(home, settings, started_ns, metrics)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     config = uvicorn.Config(app, access_log=False, log_config=logs, http=front_door(app.state.rank))
@@ -86,6 +88,22 @@ def _kept_fresh(service: Service) -> Service:
     return service
 
 
+def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> FastAPI:
+    """The whole endpoint of a home: ranking with its champion, and click intake, which needs no model.  They share a clock,
+    so that no click comes before its impression; it began to run at `started_ns` (monotonic)."""
+    intake = ClickIntake(home)
+
+    def load() -> Service:
+        clock = server_clock(home, settings, started_ns)
+        if not intake.is_open:
+            intake.open(clock)
+        return _kept_fresh(load_service(home, settings, clock))
+
+    app = create_app(load, settings, metrics)
+    add_events(app, intake, settings, metrics)
+    return app
+
+
 def _check_port(settings: Settings) -> None:
     """Raises ExplainedError where somebody listens on the port already, before a model is loaded in vain."""
     with socket.socket() as probe:
@@ -98,8 +116,8 @@ def _check_port(settings: Settings) -> None:
             ) from error
 
 
-def load_service(home: Home, settings: Settings, started_ns: int | None = None) -> Service:
-    """The champion of a home with its online store, ready and warm; `started_ns` (monotonic) is when its clock began to run.
+def load_service(home: Home, settings: Settings, clock: Clock | None = None) -> Service:
+    """The champion of a home with its online store, ready and warm; `clock` is by default what the settings ask for.
 
     Raises where a home has no champion or no features."""
     artefact = champion(home, settings.threads)
@@ -108,7 +126,7 @@ def load_service(home: Home, settings: Settings, started_ns: int | None = None) 
     source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service, degrade=True)
     try:
         policy = policy_of(settings.epsilon)
-        clock = server_clock(home, settings, started_ns)
+        clock = clock or server_clock(home, settings)
         assignment = Assignment(settings.experiment_salt, ARMS, WEIGHTS)
         warm_up(source, artefact, clock)
         scorer = Scorer(source, artefact, policy, assignment, PredictionLog(home), clock)

@@ -28,6 +28,8 @@ from pipelines.live.injection import Fault, Injection
 from pipelines.live.token import HEADER, check, holds
 from pipelines.live.wrapped import WrappedScorer, asked_at_us
 from serving.app import create_app
+from serving.events import ClickIntake, add_events
+from serving.metrics import ServingMetrics
 from serving.rank_handler import Service
 from serving.serve import load_service
 
@@ -64,14 +66,17 @@ def drill_app(home: Home, settings: Settings, token: str, previous: str) -> Fast
     """The production app on a branch, composed for a drill; `previous` is the hash of the model that served before."""
     fault = Fault()
     scorers: list[WrappedScorer] = []
+    intake, metrics = ClickIntake(home), ServingMetrics()
 
     def compose() -> Service:
         service = load_service(home, settings)
         fault.artefacts = artefacts(home, previous)
         scorers.append(WrappedScorer(service.scorer, fault))
+        intake.open(scorers[0].clock)
         return replace(service, scorer=scorers[0])
 
-    app = create_app(compose, settings)
+    app = create_app(compose, settings, metrics)
+    add_events(app, intake, settings, metrics)
     app.add_middleware(Timed, token=token)
 
     @app.post("/drill/inject", include_in_schema=False)

@@ -94,7 +94,8 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
     stack.callback(system.close)
     pace = Pace(chosen.live_speed, system.now_us)
     store = IncidentStore(home, chosen.webhook_url)
-    room = Room(system, OverHttp(home, port, token, pace), pace, watcher, measures, Vitals(port), token, store)
+    ask = OverHttp(home, port, token, pace, chosen.write_token.get_secret_value())
+    room = Room(system, ask, pace, watcher, measures, Vitals(port), token, store)
     stack.callback(room.stop)
     _wait_ready(port)
     room.start()
@@ -159,7 +160,7 @@ def _endpoint(home: Home, chosen: Settings, token: str, previous: str) -> Iterat
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {name: str(value) for name, value in chosen.model_dump(exclude={"data", "drill_token"}).items()}
-    settings["host"] = "127.0.0.1"
+    settings |= {"host": "127.0.0.1", "write_token": chosen.write_token.get_secret_value()}
     order = {"root": str(home.root), "port": port, "token": token, "previous": previous, "settings": settings}
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.live.endpoint"],

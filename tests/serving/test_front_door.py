@@ -139,6 +139,7 @@ class Poisoned(DictSource):
 def slow(home) -> Service:
     scorer = Scorer(DictSource(), SlowArtefact(), GreedyPolicy(), Assignment("s"), PredictionLog(home), FixedClock(NOW_US))
     made = service(home)
+    made.scorer.close()
     return Service(scorer, made.context, made.description)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from infra.home import Home, ReadOnlyHome
-from serving import prediction_log
+from serving import segment_log
 from serving.prediction_log import PredictionLog, Record, TornWrite, features_of, matrix, pack, read, segments, unpack
 
 
@@ -121,7 +121,7 @@ def test_a_short_write_is_an_error_and_later_records_are_not_behind_it(home, mon
     log = PredictionLog(home)
     log.append(record(0))
     whole_write = os.write
-    monkeypatch.setattr(prediction_log.os, "write", lambda fd, data: whole_write(fd, data[:10]))
+    monkeypatch.setattr(segment_log.os, "write", lambda fd, data: whole_write(fd, data[:10]))
     with pytest.raises(TornWrite, match="disk full"):
         log.append(record(1))
     monkeypatch.undo()
