@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
+    canary_grace_s: float = Field(
+        300.0, gt=0, description="Seconds after which a canary without requests or latencies is rolled back."
+    )
+    canary_label_grace_s: float = Field(
+        7200.0, gt=0, description="Seconds after which a canary without clicks, or whose champion has none, is rolled back."
+    )
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")
     live_speed: float = Field(
         720.0, ge=0, description="Simulated seconds in a second at the start of the control room: 720 is an hour in 5 s."
