@@ -302,9 +302,7 @@ def test_a_change_over_an_alias_moved_by_hand_says_so(
     assert rollout_store.agreed_champion(served) == hashes[2]
 
 
-def test_what_the_registry_never_heard_of_can_be_canary_and_not_champion(
-    served: Home, recorded: tuple[Home, list[str]]
-) -> None:
+def test_what_the_registry_never_heard_of_can_be_canary_and_not_champion(served: Home, hashes: list[str]) -> None:
     stranger = "f" * 16
     change(served, "ada", "from elsewhere", lambda now: start_canary(now, stranger, 0.05, 1))
     with pytest.raises(ExplainedError, match=f"does not know artefact {stranger}"):
