@@ -25,7 +25,7 @@ Action = Literal["continue", "roll back", "ready"]
 
 METRICS = ("errors", "latency", "calibration", "ne")
 ALPHA = 0.01  # of all four metrics together
-READY = 0.05  # of each: chance that a canary called ready is outside its band
+READY = 0.1  # of each: chance that one outside its band is ever called inside; asks for more users than its opposite
 TAIL = 0.01  # of the champion's requests are above the latency that is looked at: its p99
 BUG_CLASS = "canary-rolled-back"
 

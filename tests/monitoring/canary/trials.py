@@ -1,7 +1,7 @@
 """Canaries whose truth is known, request by request: for tests of the guard.
 
-Users differ in how active they are and in how much they click beyond what a model knows of them (standard deviation 0.4 in
-logits), and keep to their arm: rows are not independent.
+Users differ in how active they are and in how much they click beyond what a model knows of them, and keep to their arm: rows
+are not independent.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 from monitoring.canary import Counts
 from monitoring.canary.counts import nothing, of_labels, of_requests
 
-USERS, SLOTS, LEVEL, HIDDEN = 3000, 4, -3.0, 0.4
+SLOTS, LEVEL = 4, -3.0
 LOOK_S = 10.0
 
 
@@ -27,19 +27,28 @@ class Model:
     slow: float = 1.0  # latencies are this many times the usual
 
 
+@dataclass(frozen=True)
+class People:
+    """Who asks."""
+
+    users: int = 3000
+    spread: float = 0.4  # standard deviation of how much they click beyond what is known, logits
+
+
 def trial(
-    seed: int, canary: Model, share: float = 0.1, looks: int = 40, requests: int = 400
+    seed: int, canary: Model, share: float = 0.1, looks: int = 40, requests: int = 400, people: People | None = None
 ) -> Iterator[tuple[Counts, Counts]]:
     """(canary, champion) at each look, every `requests` requests of both together."""
-    rng = np.random.default_rng(seed)
-    activity, hidden = rng.lognormal(0, 1, USERS), rng.normal(0, HIDDEN, USERS)
-    inside = rng.random(USERS) < share
+    rng, people = np.random.default_rng(seed), people or People()
+    activity, hidden = rng.lognormal(0, 1, people.users), rng.normal(0, people.spread, people.users)
+    inside = rng.random(people.users) < share
     seen = [nothing(), nothing()]
     for _ in range(looks):
-        user = rng.choice(USERS, requests, p=activity / activity.sum())
+        user = rng.choice(people.users, requests, p=activity / activity.sum())
         for arm, model in enumerate((canary, Model())):
             mine = user[inside[user] == (arm == 0)]
-            seen[arm] = seen[arm] + _answered(rng, mine, model) + _labelled(rng, np.repeat(mine, SLOTS), model, hidden)
+            labels = _labelled(rng, np.repeat(mine, SLOTS), model, hidden, people.spread)
+            seen[arm] = seen[arm] + _answered(rng, mine, model) + labels
         yield seen[0], seen[1]
 
 
@@ -48,11 +57,11 @@ def _answered(rng: np.random.Generator, user: np.ndarray, model: Model) -> Count
     return of_requests(model.slow * rng.lognormal(np.log(3e-3), 0.5, len(user) - failed), failed)
 
 
-def _labelled(rng: np.random.Generator, user: np.ndarray, model: Model, hidden: np.ndarray) -> Counts:
+def _labelled(rng: np.random.Generator, user: np.ndarray, model: Model, hidden: np.ndarray, spread: float) -> Counts:
     known = rng.normal(0, 0.8, len(user))
     clicked = rng.random(len(user)) < _sigmoid(LEVEL + known + hidden[user])
     score = rng.permutation(known) if model.random else known
-    right = _expected(LEVEL + score, np.hypot(HIDDEN, model.noise))
+    right = _expected(LEVEL + score, np.hypot(spread, model.noise))
     noisy = np.log(right / (1 - right)) + rng.normal(0, model.noise, len(user)) + np.log(model.odds)
     return of_labels(user.astype(np.int64), _sigmoid(noisy), clicked)
 
