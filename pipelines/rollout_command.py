@@ -1,33 +1,26 @@
 """`clickproof rollout`: who answers requests in this home, changed by people.  Imported when one of its commands runs.
 
-A model that is to get traffic, be it as a shadow, is tried first (`serving.admission`); the change is refused where the
-document was changed meanwhile.
+A model that is to get traffic, be it as a shadow, is tried first (`pipelines.rollout_trial`, imported only then: a rollback
+must not wait for it); the change is refused where the document was changed meanwhile.
 """
 
 import json
 import os
 import pwd
 from collections.abc import Sequence
-from contextlib import closing
-from typing import cast
 
 import msgspec
 
-from features.catalogue import Entity
-from features.online import OnlineSource
 from infra.clock import SystemClock, to_datetime
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.settings import Settings
-from models.artefact import MANIFEST, ArtefactError, load
+from models.artefact import MANIFEST
 from pipelines.console import finish
 from serving import rollout as transitions
 from serving import rollout_store
-from serving.admission import examine, probe
-from serving.messages import context_names
 from serving.rollout import Arm, Experiment, Rollout, Transition, arms_text, changes, plan
 from serving.rollout_audit import Entry
-from serving.serve import server_clock
 
 
 def show(chosen: Settings, as_json: bool) -> int:
@@ -116,26 +109,12 @@ def _change(
     home, who = chosen.base(), who or _user()
     now = rollout_store.read(home)
     transition(now)  # refused before anything is loaded
-    for name in newcomers:
-        _admit(home, chosen, now, name)
+    if newcomers:
+        from pipelines.rollout_trial import admit
+
+        for name in newcomers:
+            admit(home, chosen, now, name)
     _finish(rollout_store.change(home, who, why, transition, expected=now.number), as_json)
-
-
-def _admit(home: Home, chosen: Settings, now: Rollout, name: str) -> None:
-    """Raises ExplainedError with the reasons where a model may not get traffic."""
-    try:
-        champion = load(home.artefacts, now.champion)
-    except ArtefactError as error:
-        raise ExplainedError(
-            f"the champion is damaged, so nothing can be compared with it: {error}; "
-            "clickproof rollout rollback --why TEXT goes back to the one before"
-        ) from None
-    entities, context = cast(tuple[Entity, ...], champion.entities), context_names(champion.spec.names)
-    with closing(OnlineSource(home, entities, context, champion.service)) as source:
-        asked = probe(champion, source, server_clock(home, chosen).now_us())
-    found = examine(home.artefacts, name, asked)
-    if found.reasons:
-        raise ExplainedError(f"{name} gets no traffic: {'; '.join(found.reasons)}")
 
 
 def _arm(home: Home, text: str) -> Arm:
