@@ -135,6 +135,7 @@ def realign(home: Home) -> str | None:
         named = registry.alias_hash(CHAMPION)
         if named == now.champion:
             return None
+        _check_known(home, now.champion)
         done = history(home)
         why = f"{done[-1].who}: {done[-1].why}" if done else "the document says so"
         at_us = SystemClock().now_us()

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 from as_a_user import MainJob, clickproof
+from hypothesis import settings as hypothesis_settings
 
 from infra import settings as settings_room
 from infra.home import Home
 from infra.settings import Settings
+
+# A busy machine takes longer; no test is about time.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

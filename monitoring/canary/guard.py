@@ -83,7 +83,9 @@ class Verdict:
 
 
 def judge(canary: Counts, champion: Counts, elapsed_s: float, bands: Bands | None = None) -> Verdict:
-    """A look at a canary and the champion, both counted over the same `elapsed_s` seconds."""
+    """A look at a canary and the champion, both counted over the same `elapsed_s` seconds.
+
+    The champion's are the requests of all arms that it answers."""
     bands = bands or Bands()
     alpha = ALPHA / len(METRICS)
     grace_s = {"errors": bands.grace_s, "latency": bands.grace_s}
