@@ -5,6 +5,7 @@ Ids are non-negative int64: the top bit is dropped, so that every store and lang
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,22 @@ def _finalise_int(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def _mix_ints(parts: Iterable[int]) -> int:
+    state = _SEED
+    for part in parts:  # numpy takes ten times as long for one number
+        state = _finalise_int(((state ^ (part & _MASK)) + _GOLDEN) & _MASK)
+    return state
+
+
 def mix(*parts: Any) -> U64:
     """A 64-bit hash of whole numbers, element by element; scalars and int arrays broadcast against each other.
 
     `mix(a, b)` differs from `mix(b, a)`.  Returns uint64 of the broadcast shape (0-d for scalars only).
     """
-    start, rest = _SEED, 0
-    while rest < len(parts) and isinstance(parts[rest], int):  # numpy takes ten times as long for one number
-        start = _finalise_int(((start ^ (parts[rest] & _MASK)) + _GOLDEN) & _MASK)
+    rest = 0
+    while rest < len(parts) and isinstance(parts[rest], int):
         rest += 1
-    state: Any = np.uint64(start)
+    state: Any = np.uint64(_mix_ints(parts[:rest]))
     with np.errstate(over="ignore"):
         for part in parts[rest:]:
             value = np.uint64(part & _MASK) if isinstance(part, int) else np.asarray(part).astype(np.uint64)
@@ -54,21 +61,18 @@ def uniform(*parts: Any) -> npt.NDArray[np.float64]:
 
 
 def mix_one(*parts: int) -> int:
-    """`mix` of whole numbers alone, without numpy, which takes ten times as long for one: for a request's own luck."""
-    state = _SEED
-    for part in parts:
-        state = _finalise_int(((state ^ (part & _MASK)) + _GOLDEN) & _MASK)
-    return state
+    """`mix` of plain whole numbers, without numpy: for what every request needs once."""
+    return _mix_ints(parts)
 
 
 def uniform_one(*parts: int) -> float:
-    """`uniform` of whole numbers alone."""
-    return (mix_one(*parts) >> 11) * (1.0 / (1 << 53))
+    """`uniform` of plain whole numbers."""
+    return (_mix_ints(parts) >> 11) * (1.0 / (1 << 53))
 
 
 def derived_id_one(*parts: int) -> int:
-    """`derived_id` of whole numbers alone."""
-    return mix_one(*parts) >> 1
+    """`derived_id` of plain whole numbers."""
+    return _mix_ints(parts) >> 1
 
 
 def derived_id(*parts: Any) -> I64:

@@ -63,6 +63,11 @@ class Home:
         return self.root / "artefacts"
 
     @property
+    def rollout(self) -> Path:
+        """Who answers requests now, and the audit log of every change to that."""
+        return self.root / "rollout"
+
+    @property
     def log(self) -> Path:
         """The prediction log: append-only segments written by serving, later ingested into the lake."""
         return self.root / "log"

@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
     )
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
+    canary_grace_s: float = Field(
+        300.0, gt=0, description="Seconds after which a canary without requests or latencies is rolled back."
+    )
+    canary_label_grace_s: float = Field(
+        7200.0, gt=0, description="Seconds after which a canary without clicks, or whose champion has none, is rolled back."
+    )
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")
     live_speed: float = Field(
         720.0, ge=0, description="Simulated seconds in a second at the start of the control room: 720 is an hour in 5 s."

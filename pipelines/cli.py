@@ -8,6 +8,7 @@ import typer
 
 from infra.settings import Settings
 from pipelines.options import AsJson, unless_subcommand, with_settings
+from pipelines.rollout_cli import rollout_app
 
 app = typer.Typer(
     help="A click-prediction system to run, break and trust.",
@@ -56,6 +57,9 @@ def serve(chosen: Settings) -> None:
     from serving.serve import serve as run
 
     run(chosen.base(), chosen)
+
+
+app.add_typer(rollout_app, name="rollout")
 
 
 @app.command()

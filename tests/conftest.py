@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 from as_a_user import MainJob, clickproof
+from hypothesis import settings as hypothesis_settings
 from real_redis import RealRedis
 
 from infra import settings as settings_room
 from infra.home import Home
 from infra.settings import Settings
+
+# A busy machine takes longer; no test is about time.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
