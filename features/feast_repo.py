@@ -6,10 +6,12 @@ Int64 microseconds to Feast, because its UnixTimestamp keeps whole seconds.  No 
 every read.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -143,7 +145,7 @@ def store(home: Home, url: str | None = None) -> "FeatureStore":
     url = online_url(home) if url is None else url
     online: dict[str, Any] = {"type": "sqlite", "path": str(home.online)}
     if url:
-        online = {"type": "redis", "connection_string": url.removeprefix("redis://").rstrip("/")}
+        online = {"type": "redis", "connection_string": _connection_string(url)}
     return FeatureStore(
         config=RepoConfig(
             project=PROJECT,
@@ -154,6 +156,17 @@ def store(home: Home, url: str | None = None) -> "FeatureStore":
             entity_key_serialization_version=3,
         )
     )
+
+
+def _connection_string(url: str) -> str:
+    """redis://USER:PASSWORD@HOST:PORT/DB as Feast wants it: HOST:PORT,username=USER,password=PASSWORD,db=DB."""
+    parts = urlsplit(url)
+    login = {"username": parts.username, "password": parts.password}
+    said = [
+        f"{name}={json.dumps(unquote(value))}" for name, value in login.items() if value
+    ]  # a string, also where it is digits
+    database = parts.path.strip("/")
+    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *said, *([f"db={database}"] if database else [])])
 
 
 def apply(home: Home, entities: Sequence[Entity], url: str | None = None) -> "FeatureStore":

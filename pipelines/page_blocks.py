@@ -22,7 +22,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def settings_table() -> str:
     """Every setting: variable, default, meaning."""
     rows = [
-        (f"`CLICKPROOF_{name.upper()}`", f"`{field.default}`" if field.default not in ("", None) else "", field.description)
+        (
+            f"`CLICKPROOF_{name.upper()}`",
+            f"`{field.default}`" if str(field.default) not in ("", "None") else "",
+            field.description,
+        )
         for name, field in Settings.model_fields.items()
     ]
     return table(["variable", "default", "meaning"], rows)

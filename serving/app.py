@@ -15,20 +15,19 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from features.catalogue import Kind
 from infra.errors import ExplainedError
+from infra.redaction import redacted
 from infra.settings import Settings
+from serving.document import SCHEMAS, describe
 from serving.messages import (
     ErrorAnswer,
     InvalidRequest,
     ModelAnswer,
     Problem,
-    RankAnswer,
-    RankBody,
     decode,
     to_answer,
     to_request,
@@ -37,7 +36,6 @@ from serving.metrics import ServingMetrics
 from serving.scorer import Scorer
 
 _JSON = "application/json"
-_SCHEMAS = "#/components/schemas/"
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -80,6 +78,7 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
         lifespan=lifespan,
         docs_url=None,  # these pages fetch their scripts from another host; /openapi.json is the document itself
         redoc_url=None,
+        redirect_slashes=False,  # its redirects would repeat whatever the Host header says
     )
 
     @app.post(
@@ -152,7 +151,10 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     async def broken(request: Request, error: Exception) -> Response:
         return failed(request, 500, None, "the server failed; its own log says why")
 
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
+    def document() -> dict[str, Any]:
+        return describe(app, settings.max_candidates, state.service and state.service.context)
+
+    app.openapi = document  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
     return app
 
 
@@ -162,11 +164,11 @@ async def _load(load: Callable[[], Service], state: _State, metrics: ServingMetr
         service = await asyncio.to_thread(load)
     except ExplainedError as error:
         _log.error("no model could be loaded: %s", error)
-        state.failure = str(error)
+        state.failure = redacted(str(error))
         return
     except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
         _log.exception("no model could be loaded")
-        state.failure = f"{type(error).__name__}: {error}"
+        state.failure = redacted(f"{type(error).__name__}: {error}")
         return
     about = service.description
     metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
@@ -208,7 +210,7 @@ def _unready(state: _State) -> HTTPException:
 
 
 def _content(schema: str) -> dict[str, Any]:
-    return {_JSON: {"schema": {"$ref": _SCHEMAS + schema}}}
+    return {_JSON: {"schema": {"$ref": SCHEMAS + schema}}}
 
 
 def _responses(success: str | None, description: str, *errors: int) -> dict[int | str, dict[str, Any]]:
@@ -225,15 +227,3 @@ def _responses(success: str | None, description: str, *errors: int) -> dict[int 
     }
     found[200] = {"description": description, **({"content": _content(success)} if success else {})}
     return found
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of the msgspec structs that FastAPI does not see."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        _, schemas = msgspec.json.schema_components(
-            [RankBody, RankAnswer, ModelAnswer, ErrorAnswer], ref_template=_SCHEMAS + "{name}"
-        )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
-        app.openapi_schema = document
-    return app.openapi_schema

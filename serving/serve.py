@@ -22,6 +22,7 @@ from models.artefact import Artefact
 from serving.app import Service, create_app
 from serving.assignment import Assignment
 from serving.champion import champion
+from serving.connections import within_limits
 from serving.messages import ModelAnswer, context_kinds, context_names
 from serving.policy import Policy, policy_of
 from serving.prediction_log import PredictionLog
@@ -43,7 +44,7 @@ def serve(home: Home, settings: Settings) -> None:
     app = create_app(lambda: load_service(home, settings), settings)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs)
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=logs, **within_limits(settings))
 
 
 def _check_port(settings: Settings) -> None:

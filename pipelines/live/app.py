@@ -1,12 +1,14 @@
 """The control room's page: static files, the state as JSON, and the writes that need the drill token.
 
 The page asks for the state once a second.  It asks no other host for anything, and a Content-Security-Policy holds it to that.
+A browser that asks for the page of another site is refused.
 Built by `pipelines.live.run`.
 """
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -21,11 +23,16 @@ from pipelines.live.room import Room, bugs
 from pipelines.live.token import check
 
 PAGE = files("pipelines.live") / "page"
-# Evidently's report holds its own scripts and styles inline.
 _POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+# Evidently's report holds its own scripts and styles inline, and words from the log: in a sandbox it can reach neither the page
+# nor the token that the page keeps.
 _REPORT_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+_ANOTHER_SITE = "a page of another site asked for this; open the control room itself"
 
 
 class Wanted(BaseModel):
@@ -43,12 +50,12 @@ class Speed(BaseModel):
 
 def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
     """The page of a control room; `about` is what does not change: model, size, endpoint."""
-    app = FastAPI(title="Clickproof control room", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Clickproof control room", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     fixed = {**about, "bugs": bugs(), "speeds": list(SPEEDS)}
 
     @app.middleware("http")
     async def headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        answer = await call(request)
+        answer = await call(request) if _of_this_site(request) else JSONResponse({"detail": _ANOTHER_SITE}, 403)
         answer.headers.setdefault("Content-Security-Policy", _POLICY)
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers["Referrer-Policy"] = "no-referrer"
@@ -104,3 +111,14 @@ def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
 
     app.mount("/", StaticFiles(directory=str(PAGE), html=True), name="page")
     return app
+
+
+def _of_this_site(request: Request) -> bool:
+    """Whether nobody says that a page of another site sent this: browsers do, in headers that no page can change.
+
+    Opening the page from a link elsewhere is fine.  Programs that are no browsers send neither header."""
+    fetched = request.headers.get("sec-fetch-site", "none")
+    origin = urlsplit(request.headers.get("origin", ""))
+    if request.scope["path"].startswith("/api/") and fetched not in ("none", "same-origin"):
+        return False
+    return "origin" not in request.headers or origin.netloc == request.headers.get("host")

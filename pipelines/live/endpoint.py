@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.home import Home
+from infra.redaction import guard, hide
 from infra.settings import Settings, use
 from models.artefact import Artefact, load
 from monitoring.bugs.catalogue import bug as look_up
@@ -28,6 +29,7 @@ from pipelines.live.injection import Fault, Injection
 from pipelines.live.token import HEADER, check, holds
 from pipelines.live.wrapped import WrappedScorer, asked_at_us
 from serving.app import Service, create_app
+from serving.connections import within_limits
 from serving.serve import load_service
 
 KEEP_ALIVE_S = 86_400
@@ -100,11 +102,19 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     settings = Settings(**order["settings"])
     use(settings)
+    hide(order["token"])
+    guard()
     app = drill_app(Home(Path(order["root"])), settings, order["token"], order["previous"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The market keeps one connection, and may be paused for long.
     uvicorn.run(
-        app, host=settings.host, port=order["port"], access_log=False, log_level="warning", timeout_keep_alive=KEEP_ALIVE_S
+        app,
+        host=settings.host,
+        port=order["port"],
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **within_limits(settings),
     )
 
 

@@ -1,6 +1,7 @@
 """The drill token: who may break things.  Read from the settings, or made up at start; compared in constant time.
 
-Called by the page, and by the endpoint that a drill starts.  A header carries it: no page of another origin can send that.
+Called by the page, and by the endpoint that a drill starts.  A header carries it: a page of another origin can't send that
+without being allowed to, which nobody is.
 """
 
 import hmac
@@ -9,14 +10,17 @@ import secrets
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from infra.redaction import hide
 from infra.settings import Settings
 
 HEADER = "X-Drill-Token"
 
 
 def drill_token(chosen: Settings) -> str:
-    """The settings' token, or a new one."""
-    return chosen.drill_token or secrets.token_urlsafe(16)
+    """The settings' token, or a new one; from now on no log shows it."""
+    token = chosen.drill_token.get_secret_value() or secrets.token_urlsafe(16)
+    hide(token)
+    return token
 
 
 def holds(given: str | None, token: str) -> bool:

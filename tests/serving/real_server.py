@@ -1,0 +1,124 @@
+"""`clickproof serve` as a process of its own on a small market, spoken to over sockets: for tests of what outsiders may do."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+START_S = 120.0  # a busy machine takes its time to import everything
+JSON = {"Content-Type": "application/json"}
+COMMAND = [sys.executable, "-c", "from pipelines.cli import app; app()"]
+GOOD = {"user_id": 3, "candidates": [1, 2, 3, 4, 5], "slots": 2, "context": {"device": "mobile", "page_topic": 3}}
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def message(self) -> str:
+        """What an error says; fails where it is not in the form that all of them have."""
+        said = json.loads(self.body)["error"]
+        assert set(said) == {"field", "message"}
+        return str(said["message"])
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A running server."""
+
+    port: int
+    pid: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def send(self, *parts: bytes, method: str = "POST") -> Said | None:
+        """The answer to these bytes on a connection of their own; None where it is closed without one."""
+        with closing(self.connect()) as link:
+            for part in parts:
+                try:
+                    link.sendall(part)
+                except (BrokenPipeError, ConnectionResetError):  # answered and closed before the end
+                    break
+            return receive(link, method)
+
+    def rank(self, body: bytes | Any, **headers: str) -> Said:
+        """The answer to POST /v1/rank with this body, as it is or as JSON."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        said = self.send(request("POST", "/v1/rank", content, {**JSON, **headers}))
+        assert said is not None
+        return said
+
+    def answers(self) -> bool:
+        """Whether a good request gets its slate."""
+        said = self.rank(GOOD)
+        return said.status == 200 and len(json.loads(said.body)["ads"]) == 2
+
+
+def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = JSON) -> bytes:
+    """A whole request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def receive(link: socket.socket, method: str = "POST") -> Said | None:
+    """The next answer on a connection; None where it is closed without one."""
+    answer = HTTPResponse(link, method=method)
+    try:
+        answer.begin()
+        return Said(answer.status, dict(answer.getheaders()), answer.read())
+    except ConnectionError:  # RemoteDisconnected is one
+        return None
+    finally:
+        answer.close()
+
+
+@contextmanager
+def serving(state: Path, log: Path, **settings: object) -> Iterator[RealServer]:
+    """`clickproof serve` for the tiny market of `state`, with these settings, until the end of the block."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {f"CLICKPROOF_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [*COMMAND, "serve", "--size", "tiny", "--home", str(state)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **told, "CLICKPROOF_PORT": str(port)})
+    server = RealServer(port, process.pid, log)
+    try:
+        _wait_ready(server, process)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait_ready(server: RealServer, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            said = server.send(request("GET", "/readyz"))
+        except ConnectionRefusedError:
+            said = None
+        if said is not None and said.status == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the server was not ready:\n{server.log.read_text()}")
