@@ -152,7 +152,7 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
         return failed(request, 500, None, "the server failed; its own log says why")
 
     def document() -> dict[str, Any]:
-        return describe(app, settings.max_candidates, state.service and state.service.context)
+        return describe(app, settings.max_candidates, state.service.context if state.service else None)
 
     app.openapi = document  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
     return app

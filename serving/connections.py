@@ -119,6 +119,10 @@ class Connection(HttpToolsProtocol):
                 self._end(421, "this server is not asked by that name; CLICKPROOF_ALLOWED_HOSTS lists the names it has")
         if length > self.limits.head_bytes:
             self._end(*self._too_long())
+        if (
+            self.parser.should_upgrade() and self.parser.get_method() != b"GET"
+        ):  # its body would be taken for the other protocol
+            self._end(400, "this server speaks HTTP/1.1 and nothing else: leave the Upgrade header out")
         if len(self.pipeline) >= PIPELINED:
             raise Refused  # an answer is under way, so this one can't be said why it is cut off
         super().on_headers_complete()
@@ -148,9 +152,13 @@ class Connection(HttpToolsProtocol):
         """Answer and hang up; only hang up where another request's answer is under way, which this must not be mixed with."""
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if self.pipeline or cycle.response_started or not cycle.more_body:
+                self.transport.abort()
+                return
+            cycle.disconnected = True  # its own body is what was wrong: this is its answer
+            cycle.message_event.set()
         content = msgspec.json.encode(ErrorAnswer(Problem(None, message)))
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)

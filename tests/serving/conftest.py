@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_server import RealServer, serving
+from real_server import CANARY, RealServer, serving
 from small_market import with_champion
 from small_world import NOW_US, DictSource, TinyArtefact
 
@@ -36,6 +36,17 @@ def market_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = tmp_path_factory.mktemp("market")
     with_champion(Settings(home=state, size="tiny").base())
     return state
+
+
+@pytest.fixture
+def unharmed(real_server: RealServer) -> Iterator[RealServer]:
+    """The server; after the test it answers good requests as before, and its log has no error and nothing that was sent."""
+    yield real_server
+    assert real_server.is_well()
+    log = real_server.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+    assert CANARY not in log
 
 
 @pytest.fixture(scope="package")

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import parse_headers
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 START_S = 120.0  # a busy machine takes its time to import everything
+CANARY = "c4n4ry-of-a-person"  # stands for what people would not like to find in a log
 JSON = {"Content-Type": "application/json"}
 COMMAND = [sys.executable, "-c", "from pipelines.cli import app; app()"]
 GOOD = {"user_id": 3, "candidates": [1, 2, 3, 4, 5], "slots": 2, "context": {"device": "mobile", "page_topic": 3}}
@@ -41,25 +43,36 @@ class RealServer:
     """A running server."""
 
     port: int
-    pid: int
+    process: "subprocess.Popen[bytes]"
     log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def stop(self) -> None:
+        """End it as a user does, and wait until it is over; fails the test where that takes too long."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def send(self, *parts: bytes, method: str = "POST") -> Said | None:
-        """The answer to these bytes on a connection of their own; None where it is closed without one."""
-        with closing(self.connect()) as link:
-            for part in parts:
-                try:
+        """The first answer to these bytes on a connection of their own; None where it is closed without one."""
+        return next(iter(self.talk(*parts, method=method, most=1)), None)
+
+    def talk(self, *parts: bytes, method: str = "POST", most: int = 1000) -> list[Said]:
+        """The answers to these bytes on a connection of their own, in order, until it is closed or there are `most`."""
+        with closing(self.connect()) as link, closing(link.makefile("rb")) as stream:
+            with suppress(BrokenPipeError, ConnectionResetError):  # answered and closed before the end
+                for part in parts:
                     link.sendall(part)
-                except (BrokenPipeError, ConnectionResetError):  # answered and closed before the end
-                    break
-            return receive(link, method)
+            return list(islice(answers(stream, method), most))
 
     def rank(self, body: bytes | Any, **headers: str) -> Said:
         """The answer to POST /v1/rank with this body, as it is or as JSON."""
@@ -68,7 +81,7 @@ class RealServer:
         assert said is not None
         return said
 
-    def answers(self) -> bool:
+    def is_well(self) -> bool:
         """Whether a good request gets its slate."""
         said = self.rank(GOOD)
         return said.status == 200 and len(json.loads(said.body)["ads"]) == 2
@@ -81,16 +94,16 @@ def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def receive(link: socket.socket, method: str = "POST") -> Said | None:
-    """The next answer on a connection; None where it is closed without one."""
-    answer = HTTPResponse(link, method=method)
-    try:
-        answer.begin()
-        return Said(answer.status, dict(answer.getheaders()), answer.read())
-    except ConnectionError:  # RemoteDisconnected is one
-        return None
-    finally:
-        answer.close()
+def answers(stream: BinaryIO, method: str = "POST") -> Iterator[Said]:
+    """What comes on a connection until it is closed.  Every answer of ours has a Content-Length."""
+    with suppress(ConnectionResetError):
+        while line := stream.readline():
+            assert line.startswith(b"HTTP/1.1 "), line
+            status, headers = int(line.split()[1]), parse_headers(stream)
+            if status == 100:
+                continue
+            body = b"" if method == "HEAD" else stream.read(int(headers["content-length"]))
+            yield Said(status, dict(headers), body)
 
 
 @contextmanager
@@ -102,18 +115,17 @@ def serving(state: Path, log: Path, **settings: object) -> Iterator[RealServer]:
     command = [*COMMAND, "serve", "--size", "tiny", "--home", str(state)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **told, "CLICKPROOF_PORT": str(port)})
-    server = RealServer(port, process.pid, log)
+    server = RealServer(port, process, log)
     try:
-        _wait_ready(server, process)
+        _wait_ready(server)
         yield server
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        server.stop()
 
 
-def _wait_ready(server: RealServer, process: "subprocess.Popen[bytes]") -> None:
+def _wait_ready(server: RealServer) -> None:
     end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and server.process.poll() is None:
         try:
             said = server.send(request("GET", "/readyz"))
         except ConnectionRefusedError:
