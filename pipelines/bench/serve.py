@@ -132,7 +132,7 @@ def _message(request: RankRequest) -> bytes:
     if request.user_id >= 0:
         fields["user_id"] = request.user_id
     body = msgspec.json.encode(fields)
-    head = f"POST /v1/rank HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/rank HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -222,7 +222,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
             raise ExplainedError(f"the server ended with status {process.returncode}:\n{said}")
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-                link.sendall(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+                link.sendall(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
                 last = link.makefile("rb").read()
         except ConnectionError:
             last = b"no connection"
