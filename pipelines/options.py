@@ -81,9 +81,9 @@ def _takes(run: Any, parameters: Sequence[inspect.Parameter]) -> None:
 
 def _wrong_settings(error: ValidationError) -> str:
     """Which setting, what it is (stars for a secret), what it should be."""
-    secret = {(name,) for name in secret_names()}
+    hidden = {(name,) for name in secret_names()}
     found = [
-        f"{'.'.join(map(str, e['loc']))} is {STARS if e['loc'] in secret else repr(e['input'])}: {e['msg']}"
+        f"{'.'.join(map(str, e['loc']))} is {STARS if e['loc'] in hidden else repr(e['input'])}: {e['msg']}"
         for e in error.errors()
     ]
     return f"wrong setting (an option, or CLICKPROOF_ in capitals as a variable): {'; '.join(found)}"

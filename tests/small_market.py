@@ -30,8 +30,9 @@ def bring_in(home: Home) -> Home:
     return home
 
 
-def with_champion(home: Home) -> Home:
-    """The market in a home, with its features online and a logistic champion: what a server needs."""
+def with_champion(home: Home, *others: str) -> Home:
+    """The market in a home, with its features online and a logistic champion: what a server needs.  Models of other families
+    are trained and recorded beside it."""
     fill(home)
     at_us = watermark_us(home)
     materialize_online(home, SPEC, at_us)
@@ -41,8 +42,10 @@ def with_champion(home: Home) -> Home:
     parts = [select(data, windows[name]) for name in ("train", "valid", "calibrate")]
     names = feature_spec(SPEC.entities, SPEC.context)
     spec = FeatureSpec(names.categorical, names.numeric, names.sequence)
-    name = train_family("logistic", *parts, spec, 1, service="ctr_full", entities=SPEC.entities).artefact.save(home.artefacts)
     registry = Registry.of(home)
-    registry.record(name, name="first", at_us=at_us, params={}, metrics={}, tags={})
+    for family in (*others, "logistic"):
+        artefact = train_family(family, *parts, spec, 1, service="ctr_full", entities=SPEC.entities).artefact
+        name = artefact.save(home.artefacts)
+        registry.record(name, name=family, at_us=at_us, params={}, metrics={}, tags={"family": family})
     registry.decide(name, "promote to champion", True, ["test"], at_us=at_us, alias="champion")
     return home

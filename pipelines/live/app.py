@@ -20,7 +20,7 @@ from infra.errors import ExplainedError
 from pipelines.live.pace import SPEEDS
 from pipelines.live.report import report_html
 from pipelines.live.room import Room, bugs
-from pipelines.live.token import check
+from pipelines.live.token import TokenNeeded
 
 PAGE = files("pipelines.live") / "page"
 _POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -53,6 +53,8 @@ def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
     app = FastAPI(title="Clickproof control room", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     fixed = {**about, "bugs": bugs(), "speeds": list(SPEEDS)}
 
+    app.add_middleware(TokenNeeded, token=room.token, below="/api/")
+
     @app.middleware("http")
     async def headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         answer = await call(request) if _of_this_site(request) else JSONResponse({"detail": _ANOTHER_SITE}, 403)
@@ -80,26 +82,22 @@ def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
         return Response(html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _REPORT_POLICY})
 
     @app.post("/api/inject")
-    def inject(request: Request, wanted: Wanted) -> dict[str, Any]:
-        check(request, room.token)
+    def inject(wanted: Wanted) -> dict[str, Any]:
         room.inject(wanted.code, wanted.intensity)
         return room.state()
 
     @app.post("/api/heal")
-    def heal(request: Request) -> dict[str, Any]:
-        check(request, room.token)
+    def heal() -> dict[str, Any]:
         room.heal()
         return room.state()
 
     @app.post("/api/speed")
-    def speed(request: Request, wanted: Speed) -> dict[str, Any]:
-        check(request, room.token)
+    def speed(wanted: Speed) -> dict[str, Any]:
         room.pace.set(wanted.speed)
         return room.state()
 
     @app.post("/api/incidents/{number}/{state}")
-    def judge(request: Request, number: int, state: str) -> dict[str, Any]:
-        check(request, room.token)
+    def judge(number: int, state: str) -> dict[str, Any]:
         if state not in ("acknowledged", "false-alarm"):
             raise HTTPException(404, "an incident can be acknowledged or called a false-alarm")
         room.judge(number, state)

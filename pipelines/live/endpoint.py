@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,7 +26,7 @@ from infra.settings import Settings, use
 from models.artefact import Artefact, load
 from monitoring.bugs.catalogue import bug as look_up
 from pipelines.live.injection import Fault, Injection
-from pipelines.live.token import HEADER, check, holds
+from pipelines.live.token import HEADER, TokenNeeded, holds
 from pipelines.live.wrapped import WrappedScorer, asked_at_us
 from serving.app import Service, create_app
 from serving.connections import within_limits
@@ -74,16 +74,15 @@ def drill_app(home: Home, settings: Settings, token: str, previous: str) -> Fast
 
     app = create_app(compose, settings)
     app.add_middleware(Timed, token=token)
+    app.add_middleware(TokenNeeded, token=token, below="/drill/")
 
     @app.post("/drill/inject", include_in_schema=False)
-    async def inject(request: Request, order: Order) -> dict[str, Any]:
-        check(request, token)
+    async def inject(order: Order) -> dict[str, Any]:
         scorers[0].begin(Injection(look_up(order.code), order.intensity, order.seed, order.onset_us))
         return {"injected": order.code}
 
     @app.post("/drill/heal", include_in_schema=False)
-    async def heal(request: Request) -> dict[str, Any]:
-        check(request, token)
+    async def heal() -> dict[str, Any]:
         scorers[0].begin(None)
         return {"injected": None}
 

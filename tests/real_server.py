@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 START_S = 120.0  # a busy machine takes its time to import everything
 CANARY = "c4n4ry-of-a-person"  # stands for what people would not like to find in a log
 JSON = {"Content-Type": "application/json"}
-COMMAND = [sys.executable, "-c", "from pipelines.cli import app; app()"]
+PROGRAM = "from pipelines.cli import app\napp()"
 GOOD = {"user_id": 3, "candidates": [1, 2, 3, 4, 5], "slots": 2, "context": {"device": "mobile", "page_topic": 3}}
 
 
@@ -107,30 +107,31 @@ def answers(stream: BinaryIO, method: str = "POST") -> Iterator[Said]:
 
 
 @contextmanager
-def serving(state: Path, log: Path, **settings: object) -> Iterator[RealServer]:
-    """`clickproof serve` for the tiny market of `state`, with these settings, until the end of the block."""
+def serving(state: Path, log: Path, program: str = PROGRAM, status: int = 200, **settings: object) -> Iterator[RealServer]:
+    """`clickproof serve` for the tiny market of `state`, with these settings, until the end of the block; `status` is what
+    /readyz comes to answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     told = {f"CLICKPROOF_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [*COMMAND, "serve", "--size", "tiny", "--home", str(state)]
+    command = [sys.executable, "-c", program, "serve", "--size", "tiny", "--home", str(state)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **told, "CLICKPROOF_PORT": str(port)})
     server = RealServer(port, process, log)
     try:
-        _wait_ready(server)
+        _wait_ready(server, status)
         yield server
     finally:
         server.stop()
 
 
-def _wait_ready(server: RealServer) -> None:
+def _wait_ready(server: RealServer, status: int) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end and server.process.poll() is None:
         try:
             said = server.send(request("GET", "/readyz"))
         except ConnectionRefusedError:
             said = None
-        if said is not None and said.status == 200:
+        if said is not None and said.status == status and b"being loaded" not in said.body:
             return
         time.sleep(0.1)
     raise AssertionError(f"the server was not ready:\n{server.log.read_text()}")
