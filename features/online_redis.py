@@ -40,7 +40,7 @@ class RedisStore:
         """See OnlineStore.  Raises PermissionError on a read-only home.  The mark is written last, after the rows it speaks
         for."""
         if not self._writable:
-            raise PermissionError(f"{self.url} is read-only here: a drill may write only to its own branch")
+            raise PermissionError("the Redis store is read-only here: a drill may write only to its own branch")
         stored = self.marks().get(view.name)
         check_layout(view, stored)
         packed = self.rows((view,), rows.keys)[view.name]

@@ -13,19 +13,19 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from features.online import OnlineSource
 from infra.errors import ExplainedError
+from infra.redaction import redacted
 from infra.settings import Settings
-from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, RankAnswer, RankBody
+from serving.document import SCHEMAS, describe
+from serving.messages import InvalidRequest
 from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
 RETRY_S = 2.0  # between attempts to load a model
-_SCHEMAS = "#/components/schemas/"
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -55,6 +55,7 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
         lifespan=lifespan,
         docs_url=None,  # these pages fetch their scripts from another host; /openapi.json is the document itself
         redoc_url=None,
+        redirect_slashes=False,  # its redirects would repeat whatever the Host header says
     )
 
     @app.post(
@@ -119,8 +120,11 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     async def broken(request: Request, error: Exception) -> Response:
         return failed(request, problem(500, None, "the server failed; its own log says why"))
 
+    def document() -> dict[str, Any]:
+        return describe(app, settings.max_candidates, state.service.context if state.service else None)
+
     app.state.rank = handler
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
+    app.openapi = document  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
     return app
 
 
@@ -132,11 +136,11 @@ async def _load(load: Callable[[], Service], handler: RankHandler, stopping: asy
         try:
             service = await asyncio.to_thread(load)
         except ExplainedError as error:
-            if state.failure != str(error):
+            if state.failure != redacted(str(error)):
                 _log.error("no model could be loaded: %s", error)
-            state.failure = str(error)
+            state.failure = redacted(str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
-            failure = f"{type(error).__name__}: {error}"
+            failure = redacted(f"{type(error).__name__}: {error}")
             if state.failure != failure:
                 _log.exception("no model could be loaded")
             state.failure = failure
@@ -176,7 +180,7 @@ def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response
 
 
 def _content(schema: str) -> dict[str, Any]:
-    return {JSON: {"schema": {"$ref": _SCHEMAS + schema}}}
+    return {JSON: {"schema": {"$ref": SCHEMAS + schema}}}
 
 
 def _responses(success: str | None, description: str, *errors: int) -> dict[int | str, dict[str, Any]]:
@@ -193,15 +197,3 @@ def _responses(success: str | None, description: str, *errors: int) -> dict[int 
     }
     found[200] = {"description": description, **({"content": _content(success)} if success else {})}
     return found
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of the msgspec structs that FastAPI does not see."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        _, schemas = msgspec.json.schema_components(
-            [RankBody, RankAnswer, ModelAnswer, ErrorAnswer], ref_template=_SCHEMAS + "{name}"
-        )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
-        app.openapi_schema = document
-    return app.openapi_schema

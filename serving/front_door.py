@@ -1,4 +1,4 @@
-"""POST /v1/rank without a web framework between: uvicorn's HTTP protocol, with a short way for this one route.
+"""POST /v1/rank without a web framework between: the server's HTTP protocol, with a short way for this one route.
 
 A framework's scope, task, routing and response messages cost more than reading a user's features.  So this protocol keeps the
 requests for one path to itself, from the parser's callbacks to the transport; all others, and all that are pipelined behind one
@@ -14,8 +14,9 @@ from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from serving.connections import Connection
 from serving.rank_handler import RankHandler, Reply, Wanted, body_problem, problem, too_long
 
 PATH = b"/v1/rank"
@@ -24,13 +25,17 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Turn:
-    """One request's place in its connection, in the form in which uvicorn keeps its own."""
+    """One request's place in its connection, in the form in which uvicorn keeps its own (`RequestResponseCycle`)."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "length", "message_event", "response_complete", "started_ns")
+    __slots__ = (
+        "body", "disconnected", "keep_alive", "length", "message_event", "more_body", "response_complete", "response_started",
+        "started_ns",
+    )  # fmt: skip
 
     def __init__(self, keep_alive: bool) -> None:
         self.keep_alive = keep_alive
-        self.response_complete = False
+        self.response_started = self.response_complete = False  # a reply goes out as a whole
+        self.more_body = True
         self.disconnected = False
         self.message_event = _NOBODY_WAITS
         self.body: list[bytes] = []
@@ -128,8 +133,8 @@ class WaitingRoom:
         door.reply(turn, self.handler.refused(self._full))
 
 
-class FrontDoor(HttpToolsProtocol):
-    """uvicorn's protocol; `room` is put in by `front_door`."""
+class FrontDoor(Connection):
+    """The server's protocol with the short way; `room` is put in by `front_door`."""
 
     room: WaitingRoom
     _turn: Turn | None = None
@@ -145,35 +150,30 @@ class FrontDoor(HttpToolsProtocol):
             before.keep_alive = False
 
     def on_message_begin(self) -> None:
-        """The scope that an application wants is made only for requests that go to one."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
+        """A request begins; whose it is, its head will say."""
+        super().on_message_begin()
         self._turn = None
 
     def on_headers_complete(self) -> None:
         """Here it is decided who answers."""
         before: Any = self.cycle
         free = before is None or before.response_complete
-        if self.url == PATH and free and self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1":
-            self._turn = self.cycle = Turn(self.parser.should_keep_alive() and not self._draining)  # type: ignore[assignment]  # see Turn
-            given = dict(self.headers)
-            refusal = body_problem(
-                given.get(b"content-type", b"").decode("latin-1"),
-                given.get(b"content-encoding", b"").decode("latin-1"),
-                given.get(b"content-length", b"").decode("latin-1"),
-                self.room.handler.settings.max_body_bytes,
-            )
-            if refusal is not None:
-                self.reply(self._turn, self.room.handler.refused(refusal))
-            elif self.expect_100_continue:
-                self.transport.write(_CONTINUE)
+        if not (self.url == PATH and free and self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"):
+            super().on_headers_complete()
             return
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
-        super().on_headers_complete()
+        self.check_head()
+        self._turn = self.cycle = Turn(self.parser.should_keep_alive() and not self._draining)  # type: ignore[assignment]
+        given = dict(self.headers)
+        refusal = body_problem(
+            given.get(b"content-type", b"").decode("latin-1"),
+            given.get(b"content-encoding", b"").decode("latin-1"),
+            given.get(b"content-length", b"").decode("latin-1"),
+            self.room.handler.settings.max_body_bytes,
+        )
+        if refusal is not None:
+            self.reply(self._turn, self.room.handler.refused(refusal))
+        elif self.expect_100_continue:
+            self.transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -192,7 +192,10 @@ class FrontDoor(HttpToolsProtocol):
         turn = self._turn
         if turn is None:
             super().on_message_complete()
-        elif not turn.response_complete:
+            return
+        self.arrived()
+        turn.more_body = False
+        if not turn.response_complete:
             self.room.enter(self, turn)
 
     def reply(self, turn: Turn, reply: Reply) -> None:
@@ -209,14 +212,14 @@ class FrontDoor(HttpToolsProtocol):
         head.append(b"content-length: %d\r\n\r\n" % len(reply.content))
         head.append(reply.content)
         self.transport.write(b"".join(head))
-        turn.response_complete = True
+        turn.response_started = turn.response_complete = True
         if not turn.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
 
 def front_door(handler: RankHandler) -> type[FrontDoor]:
-    """The protocol class for `uvicorn.Config(http=...)`: one room for all connections of a process."""
+    """The protocol for `serving.connections.within_limits`: one room for all connections of a process."""
     rooms: list[WaitingRoom] = []
 
     class Door(FrontDoor):

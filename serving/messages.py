@@ -113,7 +113,12 @@ class InvalidRequest(Exception):
 
     def __init__(self, status: int, field: str | None, message: str) -> None:
         super().__init__(message)
-        self.status, self.field, self.message = status, field, message
+        self.status, self.field, self.message = status, field and _shortened(field), _shortened(message)
+
+
+def _shortened(text: str) -> str:
+    """At most 200 characters: names in a body may be as long as the body, and an answer does not repeat all of that."""
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 _DECODER = msgspec.json.Decoder(RankBody)
@@ -179,7 +184,7 @@ def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int)
             ads.append(candidate.ad_id)
             bids.append(candidate.bid)
     if len(set(ads)) < n:
-        place = next(i for i, ad in enumerate(ads) if ad in ads[:i])
+        place = _second(ads)
         raise InvalidRequest(422, f"candidates[{place}]", f"ad {ads[place]} is there twice; give each candidate once")
     return RankRequest(
         user_id=-1 if body.user_id is None else body.user_id,
@@ -189,6 +194,16 @@ def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int)
         bid=None if plain else np.array(bids, np.float32),
         request_id=body.request_id,
     )
+
+
+def _second(ads: list[int]) -> int:
+    """Where the first ad that was there before is there again."""
+    seen: set[int] = set()
+    for place, ad in enumerate(ads):
+        if ad in seen:
+            return place
+        seen.add(ad)
+    raise ValueError("every ad is there once")
 
 
 def _context(given: Mapping[str, str | int | None], kinds: Mapping[str, Kind]) -> dict[str, str | int]:

@@ -28,6 +28,7 @@ from models.engines.choice import use_fastest
 from serving.app import create_app
 from serving.assignment import Assignment
 from serving.champion import champion
+from serving.connections import within_limits
 from serving.events import ClickIntake, add_events
 from serving.front_door import front_door
 from serving.messages import ModelAnswer, context_kinds, context_names
@@ -75,7 +76,8 @@ def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMet
     app = home_app(home, settings, started_ns, metrics)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    config = uvicorn.Config(app, access_log=False, log_config=logs, http=front_door(app.state.rank))
+    door = within_limits(settings, front_door(app.state.rank))
+    config = uvicorn.Config(app, access_log=False, log_config=logs, **door)
     with listening(settings.host, settings.port) as sock:
         uvicorn.Server(config).run(sockets=[sock])
 

@@ -95,7 +95,7 @@ def run(chosen: Settings) -> dict[str, Any]:
                 bodies = asked.bodies(candidates, 512)
                 loads = [Load(candidates, 1, requests, SECONDS) for requests in (WARM_UP, times(chosen, REQUESTS))]
                 waited += [asyncio.run(drive(port, load, bodies)) for load in loads]
-        timings = np.load(work.root / TIMINGS) / 1e3
+        timings = np.load(work.root / TIMINGS, allow_pickle=False) / 1e3
     ends = np.cumsum([len(part) for part in waited])
     cells = [
         _budget(timings[ends[i] - len(waited[i]) : ends[i]], np.array(waited[i]) * 1e6) | {"candidates": candidates}

@@ -304,7 +304,9 @@ async def _drive(url: str) -> tuple[list[int], tuple[int, bool]]:
         answers = await asyncio.gather(*(client.post("/v1/rank", json=BODY | {"request_id": i}) for i in range(40)))
     # 100 MB announced in chunks: the answer must come long before they are all sent.
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
-    writer.write(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(
+        b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     sent = 0
     for _ in range(8):
         writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")

@@ -26,7 +26,7 @@ from serving.scorer import Scorer
 def message(body: bytes, *headers: str, path: str = "/v1/rank", version: str = "1.1") -> bytes:
     head = [
         f"POST {path} HTTP/{version}",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         *headers,
@@ -70,7 +70,7 @@ def port(home):
 def test_pipelined_requests_are_answered_in_their_order(port):
     """Those behind one that isn't answered yet take the long way, and so do other paths between them."""
     with socket.create_connection(("127.0.0.1", port)) as link:
-        health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         link.sendall(b"".join([message(asked(1)), message(asked(2)), health, message(asked(3))]))
         found = answers(link, 4)
     assert [json.loads(body).get("request_id", "health") for _, body in found] == [1, 2, "health", 3]
