@@ -32,6 +32,7 @@ ANSWERS: dict[str, str] = {
     "capacity": "pipelines.answers.capacity",
     "model-age": "pipelines.answers.model_age",
     "shipping": "pipelines.answers.shipping",
+    "ab-test": "pipelines.answers.ab_test",
     "drift-test": "pipelines.answers.drift_test",
 }
 

@@ -1,4 +1,4 @@
-"""Rates by arm with the variance of users, intervals that may be looked at daily, and power: against brute force, and for real."""
+"""Rates by arm with the variance of users, intervals to look at daily, power: against brute force, and for real."""
 
 import itertools
 import math
