@@ -29,6 +29,11 @@ class UserDays:
         """How often the test can be read: d."""
         return self.requests.shape[1] - 1
 
+    def part(self, first: int, last: int, users: npt.NDArray[np.bool_] | slice = slice(None)) -> "UserDays":
+        """The days [first, last) of some users, whether or not they were there."""
+        kept = (each[users, first:last] for each in (self.requests, self.impressions, self.clicks))
+        return UserDays(self.user[users], *kept)
+
     def entered(self) -> npt.NDArray[np.bool_]:
         """[u, d] who has been there on some day up to the look's."""
         return np.maximum.accumulate(self.requests > 0, axis=1)[:, :-1]

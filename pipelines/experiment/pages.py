@@ -45,22 +45,20 @@ def ratio(result: dict[str, Any]) -> str:
 
 
 def by_day(result: dict[str, Any]) -> str:
-    """Users, CTR by arm, and the lift of each metric so far, with the interval that may be looked at every day."""
-    metrics, users = result["metrics"], result["ratio"]["users"]
-    rows = []
-    for look, day in enumerate(result["days"]):
-        row = [day[5:], f"{users[0][look]:,} / {users[1][look]:,}"]
-        for name, found in metrics.items():
-            row += [_rates(name, found, look)] if name == "ctr" else []
-            row.append(_lift(found, look))
-        rows.append(row)
-    head = ["evening of", "users a / b", "CTR a / b", *(f"lift in {NAMES[name]}" for name in metrics)]
-    return table(head, rows)
+    """Users by arm, and the lift of each metric so far, with the interval that may be looked at every day."""
+    a, b = result["ratio"]["users"]
+    rows = [
+        [day[5:], f"{a[look]:,} / {b[look]:,}", *(_lift(found, look) for found in result["metrics"].values())]
+        for look, day in enumerate(result["days"])
+    ]
+    return table(["evening of", "users a / b", *(f"lift in {NAMES[name]}" for name in result["metrics"])], rows)
 
 
-def _rates(name: str, found: dict[str, Any], look: int) -> str:
-    a, b = found["a"][look], found["b"][look]
-    return "" if a is None or b is None else f"{a:.2%} / {b:.2%}" if name != "engagement" else f"{a:.3f} / {b:.3f}"
+def _rates(name: str, found: dict[str, Any]) -> str:
+    """Of both arms at the end, as they were."""
+    found = found["unadjusted"] or found
+    a, b = found["a"][-1], found["b"][-1]
+    return "" if a is None or b is None else f"{a:.2f} / {b:.2f}" if name == "engagement" else f"{a:.2%} / {b:.2%}"
 
 
 def _lift(found: dict[str, Any], look: int, low: str = "low", high: str = "high") -> str:
@@ -77,12 +75,12 @@ def verdicts(result: dict[str, Any]) -> str:
     rows = []
     for name, found in result["metrics"].items():
         called = "no" if found["called"] is None else f"day {found['called']}: {found['better']} is better"
-        row = [NAMES[name], _rates(name, found, -1), _lift(found, -1), _lift(found, -1, "once_low", "once_high"), called]
-        if "truth" in found:
-            row.append(f"{found['truth'][-1]:+.2%}")
-        rows.append(row)
-    head = ["metric", "a / b", "lift, sequential 95%", "lift, 95% if looked at once", "could be stopped"]
-    return table([*head, *(["true lift"] if "truth" in result["metrics"]["ctr"] else [])], rows)
+        row = [NAMES[name], _rates(name, found), _lift(found, -1), _lift(found, -1, "once_low", "once_high")]
+        row += [_lift(found["unadjusted"], -1)] if found["unadjusted"] else []
+        rows.append([*row, *([f"{found['truth'][-1]:+.1%}"] if "truth" in found else []), called])
+    head = ["metric", "a / b", "lift, sequential 95%", "95% if looked at once"]
+    head += ["sequential, without the days before"] if result["metrics"]["ctr"]["unadjusted"] else []
+    return table([*head, *(["true lift"] if "truth" in result["metrics"]["ctr"] else []), "could be stopped"], rows)
 
 
 def false(result: dict[str, Any]) -> str:
@@ -102,23 +100,24 @@ def false(result: dict[str, Any]) -> str:
 
 def planning(result: dict[str, Any]) -> str:
     """Power, from the days before the test."""
-    plan, looks = result["plan"], len(result["days"])
+    plan = result["plan"]
     if plan is None:
         return "Nothing is known of the days before: no plan."
     rows = []
     for name, found in plan["metrics"].items():
-        at = min(looks, len(found["daily"])) - 1
-        smallest = [f"{found[how][at]:.1%}" if found[how][at] is not None else "" for how in ("daily", "once")]
+        smallest = [f"{found[how][-1]:.1%}" if found[how][-1] is not None else "" for how in ("daily", "once")]
         never = f"over {plan['days']}"
         rows.append([NAMES[name], *smallest, *(one["daily"] or never for one in found["days"])])
     first = plan["metrics"]["ctr"]["days"]
     head = [
         "planned",
-        f"smallest lift seen in {looks} days",
+        f"smallest lift seen in {plan['days']} days",
         "looked at once",
         *(f"days for {one['lift']:.0%}" for one in first),
     ]
+    adjusted = f", adjusted by the {plan['before']} days before those" if plan["before"] else ""
     return (
         table(head, rows)
-        + f"\n\nFrom {plan['users']:,} users of the {plan['days']} days before, {plan['power']:.0%} power, read every day."
+        + f"\n\nFrom {plan['users']:,} users on the {plan['days']} days before the test{adjusted}; a lift that is there from "
+        + f"the first day is seen with {plan['power']:.0%} power, looking every day but for the second column."
     )

@@ -13,11 +13,12 @@ from infra.clock import DAY_US, day_name
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.settings import Settings
+from monitoring.experiment.before import adjusted, known
 from monitoring.experiment.power import POWER, plan
 from monitoring.experiment.ratios import Sums
-from monitoring.experiment.readout import RATIO_ALPHA, Reading, false_calls, ratio_evidence, read, wrong_ratio
+from monitoring.experiment.readout import RATIO_ALPHA, false_calls, ratio_evidence, read, wrong_ratio
 from monitoring.experiment.sequential import ALPHA, FIXED
-from monitoring.experiment.user_days import METRICS, UserDays
+from monitoring.experiment.user_days import METRICS, Totals, UserDays
 from pipelines.experiment.arms import LEGACY, artefact_of
 from pipelines.experiment.logged import history, read_log
 from pipelines.experiment.market import Market
@@ -31,7 +32,7 @@ Shares = tuple[float, float]
 
 DAYS = 14  # two of each weekday
 SPLITS, CHUNK = 1000, 100  # A/A splits of one log: a share of 5% is known to 0.7 points
-PLANNING_DAYS = 60  # of history that are looked at, at most
+HISTORY_DAYS = 60  # that are looked at, at most
 LIFTS = (0.01, 0.02, 0.05, 0.1)  # of which it is said how long they take to be seen
 
 
@@ -43,12 +44,13 @@ def simulated(home: Home, chosen: Settings, market: Market, names: tuple[str, st
     assignment = Assignment(chosen.experiment_salt, ARMS, WEIGHTS)
     run = market.split(names, assignment)
     everybody = [market.everybody(name) for name in names]
+    before = history(home, chosen, market.first_us, HISTORY_DAYS)
     result = {
         "source": "simulation",
         "arms": dict(zip("ab", serves, strict=True)),
-        **_read_out(run.did, assignment.arms_of(run.did.user), WEIGHTS, market.first_us),
-        "false": _false(everybody[0].did),
-        "plan": _plan(history(home, chosen, market.first_us, PLANNING_DAYS), WEIGHTS),
+        **_read_out(run.did, before, assignment.arms_of(run.did.user), WEIGHTS, market.first_us),
+        "false": _false(everybody[0].did, before),
+        "plan": _plan(before, run.did.looks, WEIGHTS),
     }
     for name, metric in result["metrics"].items():
         a, b = (_everybodys(name, one.expected) for one in everybody)
@@ -65,17 +67,18 @@ def logged(home: Home, chosen: Settings, most: int | None, names: tuple[str | No
     looks = min(most or log.days.looks, log.days.looks)
     asked = log.days.requests[:, : looks + 1].any(axis=1)
     inside = asked & np.isin(log.arm, [log.arms.index(name) for name in pair])
-    days, arm = _part(log.days, inside, looks), log.arm[inside] == log.arms.index(pair[1])
+    days, arm = log.days.part(0, looks + 1, inside), log.arm[inside] == log.arms.index(pair[1])
     planned = dict(zip(ARMS, WEIGHTS, strict=True))
     shares = (planned[pair[0]], planned[pair[1]]) if planned.keys() >= set(pair) else (0.5, 0.5)
+    before = history(home, chosen, log.first_us, HISTORY_DAYS)
     return {
         "source": "prediction log",
         "arms": {a: {"name": name, "models": log.models[name]} for a, name in zip("ab", pair, strict=True)},
         "moved": log.moved,
         "nobody": log.nobody,
-        **_read_out(days, arm.astype(np.int64), shares, log.first_us),
-        "false": _false(days),
-        "plan": _plan(history(home, chosen, log.first_us, PLANNING_DAYS), shares),
+        **_read_out(days, before, arm.astype(np.int64), shares, log.first_us),
+        "false": _false(days, before),
+        "plan": _plan(before, looks, shares),
     }
 
 
@@ -90,13 +93,7 @@ def _pair(arms: tuple[str, ...], names: tuple[str | None, str | None]) -> tuple[
     return a, b
 
 
-def _part(days: UserDays, users: Bools, looks: int) -> UserDays:
-    """Some users and the first looks."""
-    kept = (each[users][:, : looks + 1] for each in (days.requests, days.impressions, days.clicks))
-    return UserDays(days.user[users], *kept)
-
-
-def _read_out(days: UserDays, arm: I64, shares: Shares, first_us: int) -> dict[str, Any]:
+def _read_out(days: UserDays, before: UserDays | None, arm: I64, shares: Shares, first_us: int) -> dict[str, Any]:
     """Everything that is seen evening by evening; `arm` [u] is 0 for a and 1 for b."""
     groups = np.stack([arm == 0, arm == 1])
     entered = groups.astype(np.float64) @ days.entered()
@@ -111,17 +108,25 @@ def _read_out(days: UserDays, arm: I64, shares: Shares, first_us: int) -> dict[s
             "wrong_since": _first(wrong_ratio(evidence)),
             "alpha": RATIO_ALPHA,
         },
-        "metrics": {name: _metric(read(*_sums(days, name, groups))) for name in METRICS},
+        "metrics": {
+            name: {
+                **_metric(_totals(name, days, before), groups),
+                "unadjusted": _metric(METRICS[name](days), groups) if before else None,
+            }
+            for name in METRICS
+        },
     }
 
 
-def _sums(days: UserDays, name: str, groups: Bools) -> tuple[Sums, Sums]:
+def _totals(name: str, days: UserDays, before: UserDays | None) -> Totals:
+    """A metric's totals, less what the days before foretold of them where there are such days."""
     x, y = METRICS[name](days)
-    return Sums.of(x, y, groups[:1]), Sums.of(x, y, groups[1:])
+    return (x, y) if before is None else (adjusted(x, y, known(before, METRICS[name], days.user)), y)
 
 
-def _metric(reading: Reading) -> dict[str, Any]:
+def _metric(totals: Totals, groups: Bools) -> dict[str, Any]:
     """One metric by look: rates, the lift with its sequential interval (`low`, `high`) and that for one look (`once_...`)."""
+    reading = read(*(Sums.of(*totals, group) for group in (groups[:1], groups[1:])))
     value, low, high = reading.lift(reading.width)
     _, once_low, once_high = reading.lift(FIXED)
     called = _first(reading.called(reading.width)[0])
@@ -144,9 +149,9 @@ def _everybodys(name: str, days: UserDays) -> F64:
     return np.asarray(x.sum(axis=0) / y.sum(axis=0))
 
 
-def _false(days: UserDays) -> dict[str, Any]:
+def _false(days: UserDays, before: UserDays | None) -> dict[str, Any]:
     """How often winners, or wrong ratios, are called when users are split anew and nobody is treated differently."""
-    found = {name: false_calls(*METRICS[name](days), _splits(days.user)) for name in METRICS}
+    found = {name: false_calls(*_totals(name, days, before), _splits(days.user)) for name in METRICS}
     entered = days.entered().astype(np.float64)
     alarms = []
     for split in _splits(days.user):
@@ -168,13 +173,19 @@ def _splits(user: I64) -> Iterator[Bools]:
         yield np.stack([Assignment(f"aa-{n}", ARMS, (0.5, 0.5)).arms_of(user) == 1 for n in range(start, start + CHUNK)])
 
 
-def _plan(before: UserDays | None, shares: Shares) -> dict[str, Any] | None:
-    """What a test of the users before could have seen: the smallest lift by days, and days by lift (null: more than those)."""
-    if before is None:
+def _plan(history: UserDays | None, looks: int, shares: Shares) -> dict[str, Any] | None:
+    """What a test on the last of the days before could have seen: smallest lift by days, days by lift (null: more than those).
+
+    Its users are adjusted by the days before those, at least a third."""
+    if history is None:
         return None
+    days = history.looks + 1
+    early = max(days - looks - 1, days // 3)
+    late = history.part(early, days)
+    earlier = history.part(0, early) if early > 1 else None
     found = {}
-    for name, totals in METRICS.items():
-        planned = plan(*totals(before), shares)
+    for name in METRICS:
+        planned = plan(*_totals(name, late, earlier), shares)
         found[name] = {
             "once": _numbers(planned.once),
             "daily": _numbers(planned.daily),
@@ -183,7 +194,13 @@ def _plan(before: UserDays | None, shares: Shares) -> dict[str, Any] | None:
                 for lift in LIFTS
             ],
         }
-    return {"users": len(before.user), "days": before.looks, "power": POWER, "metrics": found}
+    return {
+        "users": int(late.entered()[:, -1].sum()),
+        "days": late.looks,
+        "before": early if earlier else 0,
+        "power": POWER,
+        "metrics": found,
+    }
 
 
 def _first(seen: Bools) -> int | None:

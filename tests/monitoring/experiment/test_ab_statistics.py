@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from many_tests import users
 from scipy import stats
 
+from monitoring.experiment.before import adjusted, known
 from monitoring.experiment.power import plan
 from monitoring.experiment.ratios import Rate, Sums, difference, lift, rate
 from monitoring.experiment.readout import Reading, false_calls, ratio_evidence, read, wrong_ratio
@@ -199,6 +200,50 @@ def test_many_splits_at_once_are_many_tests() -> None:
         by_look = np.array([[each[: look + 1].any() for look in range(6)] for each in called])
         assert getattr(found, name).tolist() == by_look.mean(axis=0).tolist()
     assert found.end == np.mean([one.called(FIXED)[0, -1] for one in alone])
+
+
+# -- the days before
+
+
+def test_what_is_known_of_users_is_their_residual_before_and_nothing_of_new_ones() -> None:
+    before, _ = users(50, 6, seed=20)
+    asked = np.array([3, 49, 77, 10])
+    for totals in METRICS.values():
+        x, y = (each[:, -1] for each in totals(before))
+        rest = x - x.sum() / y.sum() * y
+        assert known(before, totals, asked) == pytest.approx([rest[3], rest[49], 0.0, rest[10]])
+
+
+def test_adjusting_is_a_regression_on_the_days_before() -> None:
+    days, _ = users(300, 4, seed=21, before=10)
+    z = known(days.part(0, 10), METRICS["ctr"], days.user)
+    x, y = METRICS["ctr"](days.part(10, 15))
+    found = adjusted(x, y, z)
+    assert found.sum(axis=0) == pytest.approx(x.sum(axis=0))
+    for look in range(4):
+        inside = y[:, look] > 0
+        rest = (x - x.sum(axis=0) / y.sum(axis=0) * y)[inside, look]
+        fit = stats.linregress(z[inside], rest)
+        foretold = fit.slope * (z[inside] - z[inside].mean())
+        assert found[inside, look] == pytest.approx(x[inside, look] - foretold)
+        assert (found[~inside, look] == 0).all()
+
+
+def test_adjusted_intervals_are_narrower_and_keep_their_promise() -> None:
+    tests, true, missed, widths = 300, 0.3, 0, []
+    for seed in range(tests):
+        days, arm = users(1500, LOOKS, seed, lift=true, before=10)
+        x, y = METRICS["ctr"](days.part(10, 11 + LOOKS))
+        ends = []
+        for numerators in (x, adjusted(x, y, known(days.part(0, 10), METRICS["ctr"], days.user))):
+            found = read(Sums.of(numerators, y, arm[None] == 0), Sums.of(numerators, y, arm[None] == 1))
+            _, low, high = found.lift(found.width)
+            ends.append((high - low)[0, -1])
+        missed += bool(((low > true) | (high < true))[found.readable].any())
+        widths.append(ends)
+    assert missed / tests < ALPHA
+    plain, less = np.mean(widths, axis=0)
+    assert less < 0.85 * plain
 
 
 # -- power
