@@ -22,6 +22,8 @@ from pipelines.experiment.run import DAYS, simulated
 QUESTION = "Is the A/B test trustworthy?"
 NUMBER = 23
 
+LABELS = ("95% to look at daily", "95% to look at once", "measured", "true")
+
 
 def run(chosen: Settings) -> dict[str, Any]:
     """Both tests' read-outs."""
@@ -35,10 +37,12 @@ def run(chosen: Settings) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Both tests, then what holds for every test of these users."""
+    """Both tests, the first of them day by day; then what holds for every test of these users."""
     parts = []
-    for test in result["tests"]:
-        parts += [f"**{_title(test)}.** {pages.what(test)} {pages.ratio(test)}", pages.by_day(test), pages.verdicts(test)]
+    for number, test in enumerate(result["tests"]):
+        parts.append(f"**{_title(test)}.** {pages.what(test)} {pages.ratio(test)}")
+        parts += [] if number else [pages.by_day(test)]
+        parts.append(pages.verdicts(test))
     last = result["tests"][-1]
     return "\n\n".join([*parts, pages.false(last), pages.planning(last), "![lift by evening, and A/A](figures/ab-test.png)"])
 
@@ -50,23 +54,22 @@ def _title(test: dict[str, Any]) -> str:
 def draw(result: dict[str, Any], folder: Path) -> Path:
     """The lift in CTR by evening with both intervals and the truth, of both tests; winners called where there is none."""
     tests = result["tests"]
-    titles = [f"{_title(test)}: lift in CTR" for test in tests]
-    figure, (*lifts, calls) = panels(*titles, "A/A: tests in which a winner was called", x="evening", y="")
+    titles = [f"{_title(test)}: lift in CTR, %" for test in tests]
+    figure, (*lifts, calls) = panels(*titles, "A/A tests in which a winner was called, %", x="evening", y="")
     for axes, test in zip(lifts, tests, strict=True):
         found = test["metrics"]["ctr"]
-        lines = {name: 100 * np.array(found[name], np.float64) for name in ("lift", "truth", "low", "high")}
-        once = [100 * np.array(found[name], np.float64) for name in ("once_low", "once_high")]
         unread = [width is None for width in found["width"]]
-        for line in (lines["lift"], lines["low"], lines["high"], *once):
+        lines = {name: 100 * np.array(found[name], np.float64) for name in ("lift", "low", "high", "once_low", "once_high")}
+        for line in lines.values():
             line[unread] = np.nan
-        day = np.arange(1, len(lines["lift"]) + 1)
+        day = np.arange(1, len(unread) + 1)
+        daily, once, measured, true = LABELS if test is tests[-1] else [None] * len(LABELS)  # one legend for both
         axes.axhline(0, color=INK, linewidth=1)
-        axes.fill_between(day, lines["low"], lines["high"], color=BLUE, alpha=0.18, linewidth=0, label="to look at daily, 95%")
-        axes.plot(day, once[0], ":", color=BLUE, linewidth=1.2, label="to look at once, 95%")
-        axes.plot(day, once[1], ":", color=BLUE, linewidth=1.2)
-        axes.plot(day, lines["lift"], "o-", color=BLUE, linewidth=1.5, markersize=4, label="measured")
-        axes.plot(day, lines["truth"], "--", color=ORANGE, linewidth=1.8, label="true")
-        axes.set_ylabel("%", color=INK)
+        axes.fill_between(day, lines["low"], lines["high"], color=BLUE, alpha=0.18, linewidth=0, label=daily)
+        axes.plot(day, lines["once_low"], ":", color=BLUE, linewidth=1.2, label=once)
+        axes.plot(day, lines["once_high"], ":", color=BLUE, linewidth=1.2)
+        axes.plot(day, lines["lift"], "o-", color=BLUE, linewidth=1.5, markersize=4, label=measured)
+        axes.plot(day, 100 * np.array(found["truth"]), "--", color=ORANGE, linewidth=1.8, label=true)
     found = tests[-1]["false"]["metrics"]["ctr"]
     day = np.arange(1, len(found["daily"]) + 1)
     calls.plot(
@@ -75,5 +78,4 @@ def draw(result: dict[str, Any], folder: Path) -> Path:
     calls.plot(day, 100 * np.array(found["sequential"]), "o-", color=GREEN, linewidth=1.5, markersize=4, label="sequential")
     calls.axhline(5, color=INK, linewidth=1, linestyle="--", label="promised")
     calls.set_ylim(bottom=-0.5)
-    calls.set_ylabel("%", color=INK)
     return save(figure, folder / "ab-test.png")

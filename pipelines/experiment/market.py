@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.clock import DAY_US
+from infra.clock import DAY_US, HOUR_US
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.progress import progress as bar
@@ -52,7 +52,7 @@ class Market:
                 f"an A/B test needs users who react; {source.spec.name} is a finished log (use --source world, or --log)"
             )
         self._home, self._chosen, self._source, self._shown = home, chosen, source, shown
-        self._days, self._window_us = looks + 1, round(chosen.attribution_hours * 3_600_000_000)
+        self._days, self._window_us = looks + 1, round(chosen.attribution_hours * HOUR_US)
         self.first_us = source.resume(home).now_us
         if self.first_us + self._days * DAY_US > source.config.horizon_us:
             most = (source.config.horizon_us - self.first_us) // DAY_US - 1
