@@ -178,6 +178,26 @@ def gauntlet(
 
 @app.command()
 @with_settings
+def experiment(
+    chosen: Settings,
+    days: Annotated[int | None, typer.Option(help="Days that are read out; 14 by default.")] = None,
+    arm_a: Annotated[
+        str | None,
+        typer.Option(help="What a serves: champion (default), a family, a hash, or legacy; with --log an arm's name."),
+    ] = None,
+    arm_b: Annotated[str | None, typer.Option(help="What b serves; a cheaper family by default.")] = None,
+    log: Annotated[bool, typer.Option("--log", help="Read the lake's prediction log instead of simulating a test.")] = False,
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Keep the figures for the docs.")] = False,
+) -> None:
+    """An A/B test: lift in CTR, engagement and return, intervals to look at daily, ratio, power, A/A rate, and the truth."""
+    from pipelines.experiment.command import experiment_command
+
+    experiment_command(chosen, days, arm_a, arm_b, log, as_json, record)
+
+
+@app.command()
+@with_settings
 def live(
     chosen: Settings,
     port: Annotated[int | None, typer.Option(help="Port of the page; 8080 by default, 0 for a free one.")] = None,

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import gammaln
 
 from infra.clock import DAY_US
 from monitoring.findings import Finding
+from monitoring.sample_ratio import PRECISION, log_dirichlet, log_planned, log_shifted
 from monitoring.tiers.counts import Alarm, Rate
 from monitoring.tiers.facts import hashed
 from monitoring.tiers.known_users import KnownUsers
@@ -31,12 +31,6 @@ U64 = npt.NDArray[np.uint64]
 
 BUDGET = PAGES_A_DAY * SHARE["experiment"]
 PARTS = {"first-seen": 0.35, "active": 0.35, "sticky": 0.2, "arms": 0.1}
-PRECISION = (
-    10.0,
-    100.0,
-    1000.0,
-    10_000.0,
-)  # of the Dirichlets around the plan that the alternative mixes: shifts of 0.16 to 0.005
 SHARE_ODDS = (1.08, 1.25, 1.8, 4.0)  # odds over the usual share of active users that the alternative mixes
 PRIOR_USERS = 2000.0  # half a user in two arms on so many, before anything was seen
 LEAST_USERS = 200  # learned before shares of active users are judged
@@ -70,11 +64,10 @@ class FirstSeen:
         usual = self.learned + 0.5
         shares = plan if plan is not None else usual / usual.sum()
         if plan is None or _estimated(self.learned, plan):
-            null = _dirichlet(self.counts, usual)
+            null = log_dirichlet(self.counts, usual)
         else:
-            null = float(np.sum(self.counts * np.log(np.clip(plan, 1e-12, 1))))
-        shifted = np.array([_dirichlet(self.counts, np.clip(shares, 1e-6, 1) * precision) for precision in PRECISION])
-        self._ratio = shifted - null
+            null = log_planned(self.counts, plan)
+        self._ratio = log_shifted(self.counts, shares) - null
         total = float(np.logaddexp.reduce(np.logaddexp(0.0, self._sum) + self._ratio)) - log(len(PRECISION))
         return total / log(10)
 
@@ -291,12 +284,6 @@ def _longer(counts: F64 | None, length: int) -> F64:
     if counts is not None:
         longer[: len(counts)] = counts
     return longer
-
-
-def _dirichlet(counts: F64, weights: F64) -> float:
-    """Log probability of one order of `counts` under Dirichlet(weights)-multinomial."""
-    n, total = counts.sum(), weights.sum()
-    return float(gammaln(total) - gammaln(n + total) + np.sum(gammaln(counts + weights) - gammaln(weights)))
 
 
 def _estimated(learned: F64, plan: F64) -> bool:

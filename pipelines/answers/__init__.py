@@ -33,6 +33,7 @@ ANSWERS: dict[str, str] = {
     "engines": "pipelines.answers.engines",
     "model-age": "pipelines.answers.model_age",
     "shipping": "pipelines.answers.shipping",
+    "ab-test": "pipelines.answers.ab_test",
     "drift-test": "pipelines.answers.drift_test",
 }
 
