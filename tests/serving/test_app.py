@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from real_server import client_of, running
+from front_door_server import client_of, running
 from small_world import NOW_US, DictSource, TinyArtefact
 
 from infra.clock import FixedClock

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from real_server import client_of, running
+from front_door_server import client_of, running
 from small_world import NOW_US, DictSource, TinyArtefact
 from test_app import BODY, service
 
