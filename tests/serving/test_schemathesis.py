@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import schemathesis
@@ -11,23 +12,28 @@ from real_server import RealServer, request
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 from small_market import SPEC
 
+from infra.home import Home
 from infra.settings import Settings
-from serving.app import Service, create_app
-from serving.document import describe
-from serving.messages import context_kinds
+from serving.messages import ModelAnswer, context_kinds
+from serving.metrics import ServingMetrics
+from serving.rank_handler import Service
+from serving.scorer import Scorer
+from serving.serve import home_app
 
 Seen = Counter[tuple[str, int]]  # answers by path and status
 EXAMPLES = 200  # of a route, besides the cases at the borders of the document
 
 
-def nothing() -> Service:
-    raise AssertionError("only the document is asked for here")
+def document() -> dict[str, Any]:
+    """What a server says of itself that has loaded a model of the market's."""
+    app = home_app(Home(Path("nowhere")), Settings(), 0, ServingMetrics())
+    app.state.rank.state.service = Service(cast(Scorer, None), context_kinds(SPEC.context), cast(ModelAnswer, None))
+    return app.openapi()
 
 
 PROJECT = ProjectConfig(generation=GenerationConfig(max_examples=EXAMPLES, deterministic=True))
 CONFIG = SchemathesisConfig(seed=1, projects=ProjectsConfig(default=PROJECT))
-CONTEXT = context_kinds(SPEC.context)
-SAID = describe(create_app(nothing, Settings()), Settings().max_candidates, CONTEXT)
+SAID = document()
 DOCUMENT = schemathesis.openapi.from_dict(SAID, config=CONFIG)
 
 
@@ -49,8 +55,15 @@ def test_every_route_answers_as_its_document_says(case, real_server: RealServer,
     seen[case.path, answer.status_code] += 1
     if isinstance(case.body, dict) and (same_ad_at_two_prices(case.body) or written_with_a_point(case.body)):
         assert answer.status_code == 422
+    elif case.path == "/v1/events" and answer.status_code == 422 and no_such_moment_or_id(answer.json()["error"]["field"]):
+        return
     else:
         case.validate_response(answer)
+
+
+def no_such_moment_or_id(field: str | None) -> bool:
+    """A time long past or ahead, and twenty digits that are no id of 63 bits: what no schema can forbid either."""
+    return field is not None and field.split(".")[-1] in ("time", "impression_id", "click_id")
 
 
 def same_ad_at_two_prices(body: dict[str, Any]) -> bool:
@@ -77,4 +90,4 @@ def test_the_server_gives_that_document(real_server: RealServer) -> None:
     said = real_server.send(request("GET", "/openapi.json"))
     assert said is not None
     assert json.loads(said.body) == SAID
-    assert set(SAID["paths"]) >= {"/v1/rank", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert set(SAID["paths"]) >= {"/v1/rank", "/v1/events", "/v1/model", "/healthz", "/readyz", "/metrics"}
