@@ -49,11 +49,13 @@ def compiled(network: Network, batches: Sequence[Inputs]) -> tuple[TorchEngine, 
     the C++ compiler's too; None where there is no such compiler."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         return None
-    from torch._inductor.utils import fresh_cache
-
-    engine = TorchEngine("torch.compile", torch.compile(network.eval(), dynamic=True))
     started = sum(os.times()[:4])
-    with fresh_cache():  # nothing from before, nothing left behind
-        for inputs in batches:
-            engine(inputs)
+    with warnings.catch_warnings():  # the compiler's own modules still use TorchScript
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torch._inductor.utils import fresh_cache
+
+        engine = TorchEngine("torch.compile", torch.compile(network.eval(), dynamic=True))
+        with fresh_cache():  # nothing from before, nothing left behind
+            for inputs in batches:
+                engine(inputs)
     return engine, sum(os.times()[:4]) - started
