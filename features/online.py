@@ -21,7 +21,7 @@ from features.batch import I64, MISSING, OK, STALE, Array, Degraded, FeatureBatc
 from features.blocks import Blocks, Names
 from features.catalogue import CONTEXT, Entity
 from features.derive import NEEDS, derivation
-from features.online_ads import Hot, ad_columns, load, placement_columns
+from features.online_ads import Hot, ad_columns, load, nothing, placement_columns
 from features.online_guard import check_layout
 from features.online_redis import RedisStore, hash_key, row_field
 from features.online_redis_reader import RedisReader
@@ -88,7 +88,7 @@ class OnlineSource:
             self._reader.close()
         self._store.close()
 
-    def refresh(self, store: OnlineStore | None = None) -> "_Known":
+    def refresh(self, store: OnlineStore | None = None) -> _Known:
         """Look at the store's marks, and load ads and placements again where they were written since."""
         store = store or self._store
         marks = store.marks()
@@ -103,6 +103,19 @@ class OnlineSource:
             hot = load(store, self._ad_columns, self._placement_columns, marks)
         users = tuple(marks[view.name].writes if view.name in marks else 0 for view in self.users.columns.views)
         self._known = _Known(hot, marks, users)  # one assignment: a reader sees the old or the new
+        return self._known
+
+    def _looked_up(self) -> _Known:
+        """`refresh`, or what was known before where the store fails and requests are to be answered all the same."""
+        try:
+            return self.refresh()
+        except STORE_FAILED as error:
+            self.counts[f"store.{type(error).__name__}"] += 1
+            if not self._degrade:
+                raise
+        if self._known is None:
+            hot = nothing(self._ad_columns, self._placement_columns)
+            return _Known(hot, {}, (0,) * len(self.users.columns.views))
         return self._known
 
     def keep_fresh(self) -> None:
@@ -162,7 +175,7 @@ class OnlineSource:
         requests."""
         known = self._known
         if known is None or self._keeper is None:
-            known = self.refresh()
+            known = self._looked_up()
         if isinstance(requests, OneRequest):
             return self._one(requests, known)
         absent = [name for name in self.context if name not in requests.context]

@@ -6,15 +6,23 @@ A `Hot` never changes: a new one takes its place in one assignment.  Made by `lo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from features.batch import I64, Array
 from features.catalogue import View
-from features.online_store import OnlineStore
 from features.online_values import Mark, key_values
 from features.packed import Rows, layout
 from features.side_by_side import Columns, Entities
+
+
+class Everything(Protocol):
+    """What is needed of an online store."""
+
+    def everything(self, view: View) -> tuple[list[bytes], list[bytes]]:
+        """Keys and packed rows of all entities of a view."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def placement_columns(views: Sequence[View]) -> Columns:
     return Columns([view for view in views if view.entity == "placement"])
 
 
-def load(store: OnlineStore, ads: Columns, placements: Columns, marks: Mapping[str, Mark]) -> Hot:
+def load(store: Everything, ads: Columns, placements: Columns, marks: Mapping[str, Mark]) -> Hot:
     """Everything the store holds of these views; `marks` were read before."""
     ad_views = [_everything(store, view) for view in ads.views if view.entity == "ad"]
     campaign_views = [_everything(store, view) for view in ads.views if view.entity == "campaign"]
@@ -93,6 +101,18 @@ def load(store: OnlineStore, ads: Columns, placements: Columns, marks: Mapping[s
     )
 
 
+class _Empty:
+    """A store with nothing in it."""
+
+    def everything(self, view: View) -> tuple[list[bytes], list[bytes]]:
+        return [], []
+
+
+def nothing(ads: Columns, placements: Columns) -> Hot:
+    """No ad and no placement is known."""
+    return load(_Empty(), ads, placements, {})
+
+
 def find(keys: Array, wanted: Array) -> I64:
     """The place of each wanted key among sorted keys; their number where it isn't there."""
     m = len(keys)
@@ -102,7 +122,7 @@ def find(keys: Array, wanted: Array) -> I64:
     return np.where(keys[at] == wanted, at, m)
 
 
-def _everything(store: OnlineStore, view: View) -> tuple[Array, Rows]:
+def _everything(store: Everything, view: View) -> tuple[Array, Rows]:
     """Sorted keys [m] of a view and its rows [m + 1]."""
     keys, packed = store.everything(view)
     entities = key_values(view, keys)

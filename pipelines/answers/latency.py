@@ -68,15 +68,16 @@ def serve_recorded(root: str, port: int) -> None:
     import uvicorn
 
     from serving.app import create_app
+    from serving.connections import within_limits
     from serving.front_door import front_door
     from serving.serve import load_service
 
     home, chosen, recorder = Home(Path(root)), Settings(host="127.0.0.1", port=port), Recorder()
     app = create_app(lambda: load_service(home, chosen), chosen, recorder)
-    door = front_door(app.state.rank)
+    door = within_limits(chosen, front_door(app.state.rank))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
     try:
-        uvicorn.run(app, host=chosen.host, port=port, access_log=False, log_level="warning", http=door)
+        uvicorn.run(app, host=chosen.host, port=port, access_log=False, log_level="warning", **door)
     finally:
         np.save(home.writing(home.root / TIMINGS), np.array(recorder.rows, np.int64))
 
@@ -154,8 +155,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], folder: Path) -> Path:
     """The mean request as one bar a number of candidates."""
-    figure, (axes,) = panels("Where a request's time goes (mean)", x="microseconds", y="candidates", height=2.6)
-    colours = [VIOLET, BLUE, ORANGE, "#b8860b", GREEN, "#c2528b", "#5b8a8a", INK]
+    figure, (axes,) = panels("Where a request's time goes (mean)", x="microseconds", y="candidates", height=3.4)
+    colours = [VIOLET, BLUE, "#6c8ebf", ORANGE, "#d9a066", "#b8860b", GREEN, "#c2528b", "#5b8a8a", INK]
     for place, cell in enumerate(result["cells"]):
         left = 0.0
         for (stage, found), colour in zip(cell["stages"].items(), colours, strict=True):

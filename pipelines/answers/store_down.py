@@ -69,7 +69,7 @@ def _no_redis(work: Home, service: Service, held: ExitStack) -> None:
     old = service.scorer.source
     assert isinstance(old, OnlineSource)
     entities = tuple(dict.fromkeys(view.entity for view in old.views))
-    service.scorer.source = OnlineSource(work, entities, old.context, SERVICE, NOBODY)
+    service.scorer.source = OnlineSource(work, entities, old.context, SERVICE, NOBODY, degrade=True)
 
 
 OUTAGES = (

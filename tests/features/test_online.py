@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,6 +220,22 @@ def test_keys_survive_the_wire():
     np.testing.assert_array_equal(key_values(view("user_recent"), encoded.keys), [3, 1 << 61])
     words = np.array(["top", "überall", ""])
     np.testing.assert_array_equal(key_values(view("placement_daily"), key_bytes(view("placement_daily"), words)), words)
+
+
+def test_a_store_that_never_answered_leaves_requests_with_nothing_where_that_is_wanted(market):
+    spec = market.spec
+    one = OneRequest(3, np.arange(5), market.now_us, {"device": "tv", "placement": "home_top", "page_topic": 1})
+    strict = OnlineSource(market.home, spec.entities, spec.context, url="redis://127.0.0.1:1")
+    with pytest.raises(redis.ConnectionError):
+        strict.fetch(one)
+    lenient = OnlineSource(market.home, spec.entities, spec.context, url="redis://127.0.0.1:1", degrade=True)
+    got = lenient.fetch(one)
+    assert got.degraded == "priors"
+    assert all((state.status == MISSING).all() for state in got.views.values())
+    assert np.isnan(got.columns["ad_ctr"]).all()
+    np.testing.assert_array_equal(got.columns["page_topic"], np.ones(5))
+    for source in (strict, lenient):
+        source.close()
 
 
 def test_an_unknown_url_is_refused(home):
