@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from features.catalogue import Kind
+from serving.event_messages import Receipt, SentClicks
 from serving.messages import ErrorAnswer, ModelAnswer, RankAnswer, RankBody, Whole, Word
 
 SCHEMAS = "#/components/schemas/"
@@ -23,7 +24,7 @@ def describe(app: FastAPI, max_candidates: int, context: Mapping[str, Kind] | No
     """The document; `context` is what a request's context may hold, None while no model is loaded that says so."""
     document = get_openapi(title=app.title, version=app.version, description=app.description + _EVERY_ROUTE, routes=app.routes)
     _, schemas = msgspec.json.schema_components(
-        [RankBody, RankAnswer, ModelAnswer, ErrorAnswer], ref_template=SCHEMAS + "{name}"
+        [RankBody, RankAnswer, ModelAnswer, ErrorAnswer, SentClicks, Receipt], ref_template=SCHEMAS + "{name}"
     )
     body = schemas["RankBody"]["properties"]
     body["candidates"] = _either_all_or_none_has_a_bid(body["candidates"], max_candidates)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,51 +22,20 @@ from infra.clock import DAY_US, MINUTE_US, Clock, to_datetime, to_us
 from infra.home import Home
 from infra.settings import Settings
 from serving.app import read_body, response
+from serving.document import SCHEMAS
 from serving.event_log import Click, Clicks, EventLog
-from serving.messages import ErrorAnswer, Id, InvalidRequest, Whole, decode_as
+from serving.event_messages import Receipt, SentClick, SentClicks
+from serving.messages import InvalidRequest, decode_as
 from serving.metrics import ServingMetrics
 from serving.rank_handler import Reply
 from serving.write_token import check_writer
 
-MAX_CLICKS = 1000  # in one request: they fit the default CLICKPROOF_MAX_BODY_BYTES with all fields, at 120 bytes each
 RECENT_CLICKS = 100_000  # ids that a process remembers, some 15 MB: minutes of clicks, and clients try again within seconds
 PAST_US = 7 * DAY_US  # ingestion waits no longer for a click's impression (features.click_matching.WAIT_DAYS)
 FUTURE_US = MINUTE_US  # clocks differ by seconds; a click this little ahead is taken to have happened on arrival
 _RETRY = {"Retry-After": "1"}
 _LARGEST_ID = 2**63 - 1
-_SCHEMAS = "#/components/schemas/"
 _log = logging.getLogger("clickproof.serving")
-
-# JavaScript rounds whole numbers above 2**53, and ids go up to 2**63.
-TextId = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,19}$", description="The id in decimal digits.")]
-Moment = Annotated[datetime, msgspec.Meta(tz=True, description="ISO 8601 with its offset.")]
-
-
-class SentClick(msgspec.Struct, forbid_unknown_fields=True):
-    """A click on an ad that was shown."""
-
-    impression_id: Id | TextId
-    time: Annotated[
-        Whole | Moment | None, msgspec.Meta(description="Microseconds since 1970, UTC, or text; now where left out.")
-    ] = None
-    click_id: Annotated[
-        Id | TextId | None, msgspec.Meta(description="The same whenever it is sent; made of impression_id where left out.")
-    ] = None
-
-
-class SentClicks(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of POST /v1/events; one click may also be sent as it is."""
-
-    clicks: Annotated[list[SentClick], msgspec.Meta(min_length=1, max_length=MAX_CLICKS)]
-
-
-class Receipt(msgspec.Struct):
-    """Answer of POST /v1/events: every click of the request is in one of the two, and survives the death of the server."""
-
-    accepted: int
-    duplicate: Annotated[int, msgspec.Meta(description="Had come before, and were not written again.")]
-
-
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ONE, _MANY = msgspec.json.Decoder(SentClick), msgspec.json.Decoder(SentClicks)
 
@@ -87,8 +56,8 @@ class ClickIntake:
 
     def open(self, clock: Clock) -> None:
         """Start a segment; `clock` says when a click arrives.  It should be the scorer's: no click may come before its
-        impression.  Raises OSError, ReadOnlyHome."""
-        self._opened = EventLog(self._home), clock
+        impression.  Opening again does nothing.  Raises OSError, ReadOnlyHome."""
+        self._opened = self._opened or (EventLog(self._home), clock)
 
     def take(self, sent: Sequence[SentClick], many: bool = True) -> Receipt:
         """Write what is new, in one record; when this returns it survives SIGKILL.
@@ -193,7 +162,6 @@ def add_events(app: FastAPI, intake: ClickIntake, settings: Settings, metrics: S
         return Response(msgspec.json.encode(receipt), 202, media_type="application/json")
 
     _close_at_the_end(app, intake)
-    _describe(app)
 
 
 def _close_at_the_end(app: FastAPI, intake: ClickIntake) -> None:
@@ -211,22 +179,9 @@ def _close_at_the_end(app: FastAPI, intake: ClickIntake) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _describe(app: FastAPI) -> None:
-    """Add the bodies to the schemas of the OpenAPI document."""
-    inner = app.openapi
-    _, schemas = msgspec.json.schema_components([SentClick, SentClicks, Receipt, ErrorAnswer], ref_template=_SCHEMAS + "{name}")
-
-    def described() -> dict[str, Any]:
-        document = inner()
-        document["components"]["schemas"].update(schemas)
-        return document
-
-    app.openapi = described  # type: ignore[method-assign]  # how FastAPI lets its document be replaced
-
-
 def _content(*schemas: str) -> dict[str, Any]:
     """A JSON body of any of the schemas."""
-    found = [{"$ref": _SCHEMAS + name} for name in schemas]
+    found = [{"$ref": SCHEMAS + name} for name in schemas]
     return {"application/json": {"schema": found[0] if len(found) == 1 else {"anyOf": found}}}
 
 

@@ -97,8 +97,7 @@ def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMe
 
     def load() -> Service:
         clock = server_clock(home, settings, started_ns)
-        if not intake.is_open:
-            intake.open(clock)
+        intake.open(clock)
         return _kept_fresh(load_service(home, settings, clock))
 
     app = create_app(load, settings, metrics)

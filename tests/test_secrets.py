@@ -19,9 +19,11 @@ from pipelines.incident_store import IncidentStore, checked_url
 from pipelines.ui import arguments
 
 PASSWORD, TOKEN, KEY = "hunter2-of-redis", "t0ken-of-the-drill", "T0042/B0042/k3y"
-SECRETS = (PASSWORD, TOKEN, KEY)
+WRITES = "t0ken-of-those-who-write"
+SECRETS = (PASSWORD, TOKEN, WRITES, KEY)
 TOLD = {
     "drill_token": TOKEN,
+    "write_token": WRITES,
     "webhook_url": f"https://hooks.example/services/{KEY}",
     "prefect_url": f"http://ann:{PASSWORD}@127.0.0.1:1/api",
 }

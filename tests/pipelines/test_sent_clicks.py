@@ -13,6 +13,7 @@ from features.ids import click_id
 from infra.home import Home
 from infra.lake import Lake
 from infra.settings import Settings
+from serving.metrics import ServingMetrics
 from serving.serve import home_app
 
 BODY = {"user_id": 42, "candidates": [11, 12, 13, 14], "slots": 2, "context": {"device": "mobile", "placement": "home_top"}}
@@ -30,7 +31,8 @@ def test_clicks_on_what_was_shown_are_ingested_and_others_wait(main_job: MainJob
     home = Home(tmp_path / main_job.home.root.name)
     shutil.copytree(main_job.home.root, home.root, ignore=shutil.ignore_patterns("branches"))
     shown, before = unclicked(home), Lake.of(home).read("clicks").num_rows
-    with TestClient(home_app(home, Settings(home=tmp_path, size="tiny")), client=("127.0.0.1", 4000)) as client:
+    app = home_app(home, Settings(home=tmp_path, size="tiny"), time.monotonic_ns(), ServingMetrics())
+    with TestClient(app, client=("127.0.0.1", 4000)) as client:
         while "being loaded" in client.get("/readyz").text:
             time.sleep(0.05)
         ranked = client.post("/v1/rank", json=BODY).json()["ads"][0]["impression_id"]

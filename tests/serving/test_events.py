@@ -30,7 +30,8 @@ from infra.home import Home
 from infra.settings import Settings
 from serving.app import create_app
 from serving.event_log import Click, read, segments
-from serving.events import MAX_CLICKS, PAST_US, ClickIntake, SentClick, add_events, completed
+from serving.event_messages import MAX_CLICKS, SentClick
+from serving.events import PAST_US, ClickIntake, add_events, completed
 from serving.metrics import ServingMetrics
 from serving.write_token import on_loopback
 
@@ -314,6 +315,14 @@ def test_the_openapi_document_describes_both_bodies(ask: TestClient) -> None:
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert {"SentClicks", "SentClick", "Receipt", "ErrorAnswer", "RankBody"} <= references
     assert references <= set(document["components"]["schemas"])
+
+
+def test_loading_again_does_not_open_again(home: Home) -> None:
+    """A server tries again and again to load its model, with all that comes before."""
+    with closing(ClickIntake(home)) as intake:
+        for _ in range(3):
+            intake.open(FixedClock(NOW_US))
+        assert len(segments(home)) == 1
 
 
 def test_the_end_of_the_server_closes_its_segment(home: Home) -> None:
