@@ -4,6 +4,8 @@ SIZE ?= $(or $(CLICKPROOF_SIZE),small)
 SOURCE ?= $(or $(CLICKPROOF_SOURCE),world)
 BUG ?= label-leakage
 BENCH ?= world
+RATE ?= 200
+SECONDS ?= 10
 CLICKPROOF := .venv/bin/clickproof
 export CLICKPROOF_SIZE := $(SIZE)
 export CLICKPROOF_SOURCE := $(SOURCE)
@@ -12,7 +14,7 @@ export CLICKPROOF_DATA := $(DATA)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve score report retrain inject live test check gauntlet bench docs clean
+.PHONY: help setup train serve score report retrain inject live test check gauntlet bench load docs clean
 
 help:  ## print these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -54,6 +56,9 @@ gauntlet: setup  ## every bug in several worlds: the scoreboard (some 40 minutes
 
 bench: setup  ## measure (BENCH=world, join, score or serve)
 	$(CLICKPROOF) bench $(BENCH)
+
+load: setup  ## load test of the endpoint that `make serve` runs (RATE=200 requests a second, SECONDS=10)
+	$(CLICKPROOF) load --rate $(RATE) --seconds $(SECONDS)
 
 docs: setup  ## write the generated pages of docs/ again
 	$(CLICKPROOF) docs

@@ -8,6 +8,7 @@ import typer
 
 from infra.settings import Settings
 from pipelines.options import AsJson, unless_subcommand, with_settings
+from pipelines.rollout_cli import rollout_app
 
 app = typer.Typer(
     help="A click-prediction system to run, break and trust.",
@@ -56,6 +57,9 @@ def serve(chosen: Settings) -> None:
     from serving.serve import serve as run
 
     run(chosen.base(), chosen)
+
+
+app.add_typer(rollout_app, name="rollout")
 
 
 @app.command()
@@ -217,6 +221,23 @@ def bench(
     from pipelines.commands import bench_command
 
     bench_command(chosen, what, as_json, record)
+
+
+@app.command()
+@with_settings
+def load(
+    chosen: Settings,
+    rate: Annotated[float, typer.Option(help="Requests a second, due at random moments.")] = 200.0,
+    seconds: Annotated[float, typer.Option(help="How long, 600 at most.")] = 10.0,
+    connections: Annotated[int, typer.Option(help="Most connections at a time.")] = 64,
+    candidates: Annotated[int, typer.Option(help="Ads to rank in each request.")] = 20,
+    url: Annotated[str | None, typer.Option(help="Endpoint on this machine; by default where `clickproof serve` is.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load test of a running endpoint on this machine: a line a second, then what came of all requests."""
+    from pipelines.load import load_command
+
+    load_command(chosen, url, rate, seconds, connections, candidates, as_json)
 
 
 @app.command()

@@ -130,6 +130,10 @@ def bench_command(chosen: Settings, what: str, as_json: bool, record: bool) -> N
     result = _BENCHES[what](chosen)
     if record:
         say(f"kept {figures.record(f'bench-{what}', f'clickproof bench {what}', figures.ROOMS, result).name}")
+        if what == "serve":
+            from pipelines.knee_picture import draw
+
+            say(f"drew {draw(result, figures.FOLDER).name}")
     finish(result, as_json, _lines(result))
 
 
@@ -153,8 +157,9 @@ def _bench_score(chosen: Settings) -> dict[str, Any]:
 
 def _bench_serve(chosen: Settings) -> dict[str, Any]:
     from pipelines.bench.serve import run
+    from pipelines.sources.registry import source_of
 
-    return run(chosen.base())
+    return run(chosen.base(), source_of(chosen).spec, chosen)
 
 
 _BENCHES = {"world": _bench_world, "join": _bench_join, "score": _bench_score, "serve": _bench_serve}

@@ -11,18 +11,18 @@ from pipelines.answers import ANSWERS, answer
 from pipelines.bug_pages import bug_catalogue
 from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+from pipelines.markdown import table
+from pipelines.serving_page import BLOCKS as SERVING
 
 
 def settings_table() -> str:
     """Every setting: variable, default, meaning."""
     rows = [
-        (f"`CLICKPROOF_{name.upper()}`", f"`{field.default}`" if field.default not in ("", None) else "", field.description)
+        (
+            f"`CLICKPROOF_{name.upper()}`",
+            f"`{field.default}`" if str(field.default) not in ("", "None") else "",
+            field.description,
+        )
         for name, field in Settings.model_fields.items()
     ]
     return table(["variable", "default", "meaning"], rows)
@@ -134,6 +134,17 @@ def recorded_answer(name: str) -> str:
     return f"`{figure.command}` on {where}\n\n{answer(name).markdown(figure.result)}"
 
 
+def recorded_batching() -> str:
+    """What rows cost by batch size, from the run that timed the engines."""
+    try:
+        figure = load("answer-engines")
+    except FileNotFoundError:
+        return "*Not recorded yet: `clickproof answer engines --record`.*"
+    from pipelines.answers.engines import batching
+
+    return f"`{figure.command}` on `{figure.result['on']}`\n\n{batching(figure.result)}"
+
+
 def benchmarks() -> str:
     """The four benchmarks' figures beside their goals."""
     world, join, score, serve = (load(f"bench-{name}").result for name in ("world", "join", "score", "serve"))
@@ -148,12 +159,11 @@ def benchmarks() -> str:
         ("score", "CPU over the raw model", score["cpu_over_raw_inference"], ""),
         ("score", "share of the join in a batch job", f"{score['join_share']:.0%}", ""),
     ]
-    for cell in serve["cells"]:
-        what = f"{cell['candidates']} candidates, {cell['connections']} connection{'s' if cell['connections'] > 1 else ''}"
-        speed = f"{cell['rps']:.0f} requests/s, p50 {cell['p50_ms']:.1f} ms, p99 {cell['p99_ms']:.1f} ms"
-        floor = cell["noop"]["cpu_us"] + serve["raw_inference_us"][str(cell["candidates"])]
-        ratio = f"{cell['cpu_us'] / floor:.1f} times no-op HTTP + raw model"
-        rows.append(("serve", what, speed, f"{cell['cpu_us']:.0f} us CPU: {ratio}"))
+    for n, by_connections in serve["rank"].items():
+        for connections, cell in by_connections.items():
+            what = f"{n} candidates, {connections} connection{'s' if connections != '1' else ''}"
+            speed = f"{cell['rps']:,.0f} requests/s, p50 {cell['p50_ms']:.1f} ms, p99 {cell['p99_ms']:.1f} ms"
+            rows.append(("serve", what, speed, f"{cell['cpu_us']:,.0f} us CPU"))
     return table(["bench", "what", "measured", "against"], rows)
 
 
@@ -163,10 +173,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bug-catalogue": bug_catalogue,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
+    "batching": recorded_batching,
     "open-bandit": open_bandit,
     "benchmarks": benchmarks,
     "train-families": train_families,
     "train-steps": train_steps,
+    **SERVING,
     "gauntlet": gauntlet_scores,
     "gauntlet-clean": gauntlet_clean,
     "gauntlet-peers": gauntlet_peers,

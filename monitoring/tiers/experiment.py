@@ -89,22 +89,32 @@ class ExperimentTier:
 
     def __init__(self, columns: LogColumns) -> None:
         self.columns = columns
-        self._known = KnownUsers()
+        self._plan: Mapping[str, float] | None = None
         self._arms: dict[str, int] = {}  # name -> code, in order of appearance
-        self._usual: set[str] = set()  # arms seen in learned windows
-        self._first = FirstSeen()
         self._sticky = Rate(prior_rows=PRIOR_USERS)
         self._foreign = Rate(prior_rows=PRIOR_USERS)
-        self._active: dict[tuple[str, str], Rate] = {}
-        self._today: tuple[int, U64, I64] = (-1, np.zeros(0, np.uint64), np.zeros(0, np.int64))
-        self._moves: dict[str, int] = {}  # arm -> users who turned up in it though known in another
         self._seen: set[str] = set()
         self._unable: dict[str, str] = {}
         self._ran: list[str] = []
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget who was in which arm, and how many there were: a canary or an A/B test begins, grows or ends."""
+        self._known = KnownUsers()
+        self._usual: set[str] = set()  # arms seen in learned windows
+        self._first = FirstSeen()
+        self._active: dict[tuple[str, str], Rate] = {}
+        self._today: tuple[int, U64, I64] = (-1, np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        self._moves: dict[str, int] = {}  # arm -> users who turned up in it though known in another
 
     def test(self, window: Window) -> list[Finding]:
         """What is not as planned, worst first."""
         self._unable, self._ran, self._seen = {}, [], set()
+        planned_before, self._plan = self._plan, window.plan
+        if planned_before is not None and window.plan is not None and dict(window.plan) != dict(planned_before):
+            self._begin_anew()
+            self._unable["experiment"] = "the plan changed in this window, so users changed arms; judged from the next one on"
+            return []
         if "arm" not in window.log.column_names:
             self._unable["experiment"] = "the log has no column arm"
             return []

@@ -22,8 +22,10 @@ from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings
 from pipelines.answers.workplace import times, workplace
-from pipelines.bench import serve as serve_bench
-from pipelines.bench.serve import Population, cpu_seconds
+from pipelines.bench.boxes import BUSY, CORES_A_BOX, TARGET, boxes
+from pipelines.bench.closed_loop import Load, by_asyncio
+from pipelines.bench.population import Population, body
+from pipelines.bench.processes import SERVE, cpu_seconds, server
 from pipelines.console import say
 from pipelines.materialize import materialize_online
 from pipelines.page_blocks import table
@@ -38,12 +40,9 @@ from serving.serve import load_service
 QUESTION = "Requests a second a core, and the boxes for 100,000 a second?"
 NUMBER = 13
 
-TARGET = 100_000  # requests a second
-BUSY = 0.5  # share of a core that may be used on average: the rest is for peaks and for a lost zone
-CORES_A_BOX = 32
 COPIES = 3  # of each Redis shard's data and of the log
 USERS = 100_000_000  # for the memory of the store
-REQUESTS, SECONDS = 1500, 6.0
+REQUESTS, SECONDS, CONNECTIONS = 1500, 6.0, 16
 LOGGED = 300  # requests whose log is weighed
 READS = 4000  # user rows read from Redis
 DAY_S = 86_400
@@ -53,19 +52,14 @@ def run(chosen: Settings) -> dict[str, Any]:
     """What a request costs in processor time, log bytes and store reads; and the same times 100,000."""
     home, spec = chosen.base(), source_of(chosen).spec
     load_before = os.getloadavg()[0]
-    say("driving the server")
-    bench = serve_bench.run(home, requests=times(chosen, REQUESTS), seconds=SECONDS)
-    say("weighing the log and the store")
     with workplace(home, "capacity") as work:
-        logs = {n: _log_bytes(work, chosen, n) for n in (20, 100)}
+        say("driving the server")
+        driven = _driven(work, times(chosen, REQUESTS))
+        say("weighing the log and the store")
+        cells = [{**cell, **_log_bytes(work, chosen, int(cell["candidates"]))} for cell in driven]
         store = _redis(work, spec)
-    cells = [
-        {**{k: cell[k] for k in ("candidates", "rps", "p50_ms", "p99_ms", "cpu_us", "connections")}, **logs[cell["candidates"]]}
-        for cell in bench["cells"]
-        if cell["connections"] == 16
-    ]
     return {
-        "family": bench["family"],
+        "family": champion(home).family,
         "cells": cells,
         "store": store,
         "arithmetic": [arithmetic(cell, store) for cell in cells],
@@ -74,15 +68,33 @@ def run(chosen: Settings) -> dict[str, Any]:
     }
 
 
+def _driven(work: Home, requests: int) -> list[dict[str, float]]:
+    """What a request costs the real server, with 20 and 100 candidates on many connections."""
+    asked, found = Population.of(work, champion(work), seed=13), []
+    with server(SERVE, work.root) as one:
+        for n in (20, 100):
+            bodies = [body(asked.request(n)) for _ in range(requests)]
+            by_asyncio(one.port, "/v1/rank", bodies, 0, Load(n, CONNECTIONS, 100, SECONDS))
+            before = one.settle()
+            seen = by_asyncio(one.port, "/v1/rank", bodies, 0, Load(n, CONNECTIONS, requests, SECONDS))
+            found.append(
+                {
+                    "candidates": n,
+                    "connections": CONNECTIONS,
+                    "rps": round(seen.requests / seen.seconds, 1),
+                    "p50_ms": round(seen.p50_ms, 3),
+                    "p99_ms": round(seen.p99_ms, 3),
+                    "cpu_us": round((one.cpu_s() - before) / seen.requests * 1e6, 1),
+                }
+            )
+    return found
+
+
 def arithmetic(cell: dict[str, Any], store: dict[str, float] | None) -> dict[str, float]:
     """From one request to TARGET requests a second."""
-    cores = TARGET * cell["cpu_us"] / 1e6
-    boxes = math.ceil(cores / BUSY / CORES_A_BOX)
     found: dict[str, float] = {
         "candidates": cell["candidates"],
-        "rps_a_core": 1e6 / cell["cpu_us"],
-        "cores": cores,
-        "boxes": boxes,
+        **boxes(cell["cpu_us"]),
         "scores_a_second": float(TARGET * cell["candidates"]),
         "log_tb_a_day": TARGET * DAY_S * cell["log_bytes"] / 1e12,
         "lake_tb_a_day": TARGET * DAY_S * cell["lake_bytes"] / 1e12,

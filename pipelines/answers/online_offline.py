@@ -26,7 +26,7 @@ from infra.settings import Settings
 from models.artefact import load
 from monitoring import replay as replaying
 from pipelines.answers.workplace import times, workplace
-from pipelines.bench.serve import Population
+from pipelines.bench.population import Population
 from pipelines.console import say
 from pipelines.materialize import materialize_online
 from pipelines.page_blocks import table
@@ -34,8 +34,9 @@ from pipelines.prediction_ingest import ingest_predictions
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE
-from serving.app import Service, create_app
+from serving.app import create_app
 from serving.champion import champion
+from serving.rank_handler import Service
 from serving.serve import load_service
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from pipelines.answers.material import Material, difference, material, metrics_o
 from pipelines.answers.online_offline import body_of, endpoint
 from pipelines.answers.staleness import NEVER_US
 from pipelines.answers.workplace import asked_for, later, some_users, times, with_columns, workplace
-from pipelines.bench.serve import Population
+from pipelines.bench.population import Population
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
 from pipelines.training import SERVICE, probability
-from serving.app import Service
+from serving.rank_handler import Service
 
 QUESTION = "The feature store is down."
 NUMBER = 11
@@ -69,7 +69,7 @@ def _no_redis(work: Home, service: Service, held: ExitStack) -> None:
     old = service.scorer.source
     assert isinstance(old, OnlineSource)
     entities = tuple(dict.fromkeys(view.entity for view in old.views))
-    service.scorer.source = OnlineSource(work, entities, old.context, SERVICE, NOBODY)
+    service.scorer.source = OnlineSource(work, entities, old.context, SERVICE, NOBODY, degrade=True)
 
 
 OUTAGES = (

@@ -15,7 +15,7 @@ from infra.clock import FixedClock
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
-from pipelines.bench.serve import cpu_us, raw_model
+from pipelines.bench.peers.raw import cpu_us, raw_model
 from serving.assignment import Assignment
 from serving.champion import champion
 from serving.messages import context_names

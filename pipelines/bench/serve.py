@@ -1,286 +1,308 @@
-"""What a request costs end to end: the real server as its own process, driven over keep-alive connections.  Called by
-`clickproof bench serve`.
+"""What a request costs end to end, beside what it must cost and what others take for it.  Called by `clickproof bench serve`.
 
-Physics first: the model alone takes what `raw_inference_us` says, an endpoint that does nothing but read a body what `noop`
-says; all else is finding features, encoding, deciding and logging.  Closed loop, bounded in requests and in time, on a
-branch of the home, so that the prediction log that people monitor stays as it is.
+Every server is a process of its own with the same model, on one core; the client has the other.  All stand side by side and
+are asked in turn, so that a busy minute of the machine is everybody's.  Compared is processor time by the kernel's accounting:
+times by the clock say little on shared cores.  All on a branch of the home, so that the prediction log that people monitor
+stays as it is.
 """
 
-import asyncio
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
-import pyarrow as pa
 
 from features.catalogue import Entity
-from features.requests import context_column
-from features.sources import AsOfSource
+from features.online import OnlineSource
 from infra import branch
 from infra.errors import ExplainedError
 from infra.home import Home
-from infra.lake import Lake, watermark_us
-from models.artefact import Artefact
-from serving.champion import champion
-from serving.messages import context_names
-from serving.scorer import RankRequest, candidate_rows, fetch
-
-SERVE = """
-import sys
-from pathlib import Path
-from infra.home import Home
+from infra.lake import watermark_us
 from infra.settings import Settings
-from serving.serve import serve
-serve(Home(Path(sys.argv[1])), Settings(host="127.0.0.1", port=int(sys.argv[2])))
-"""
-_NOOP = """
-import sys
-from pipelines.bench.serve import serve_noop
-serve_noop(int(sys.argv[2]))
-"""
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-START_S = 90.0  # a busy machine takes its time to import everything
+from models.artefact import Artefact
+from models.boosted_trees import BoostedTrees
+from pipelines.bench import cpu_clock, fixed_model, knee, stages
+from pipelines.bench.boxes import boxes
+from pipelines.bench.closed_loop import have_wrk
+from pipelines.bench.contest import Cell, Contestant, side_by_side
+from pipelines.bench.open_loop import OpenLoop, Outcome, poisson
+from pipelines.bench.peers import mlflow_server, naive, noop, raw
+from pipelines.bench.population import ZIPF, Population, body, message, ranked_users, zipf
+from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server
+from pipelines.console import say
+from pipelines.sources.contract import SourceSpec
+from serving.messages import context_names
+from serving.scorer import candidate_rows, fetch
+
+OURS = "clickproof"
+GOALS: dict[str, tuple[str, float]] = {
+    "limit_n20": ("at most", 2.0),
+    "limit_n100": ("at most", 2.0),
+    "naive_n20": ("at least", 25.0),
+    "naive_n100": ("at least", 25.0),
+    "mlflow_n20": ("at least", 10.0),
+    "mlflow_n100": ("at least", 10.0),
+    "p99_over_p50_at_half_knee": ("at most", 4.0),
+    "goodput_at_3_knees_over_knee": ("at least", 0.9),
+    "stages_add_up": ("within", stages.TOLERANCE),
+}
+PEERS = {"naive": "naive", "mlflow": "mlflow_dataframe_split", "mlflow_inputs": "mlflow_inputs"}  # ratio -> whose
+POOL = 512  # connections of the open loop: more than a server should let wait
+SEED = 20
+
+Cells = dict[str, dict[tuple[int, int], Cell]]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """How one measurement drives the server."""
+class Plan:
+    """How much is measured."""
 
-    candidates: int
-    connections: int
-    requests: int
-    seconds: float  # ends earlier than `requests` when this is over
+    candidates: tuple[int, ...] = (20, 100)
+    connections: tuple[int, ...] = (1, 16)
+    rounds: int = 3
+    seconds: int = 3  # a round of a fast server
+    counted: int = 100  # requests a round of the slowest server; MLflow's gets five times as many
+    probe_s: float = 4.0  # one rate on the way to the knee
+    look_s: float = 10.0  # half the knee, the knee, three times the knee
+    bodies: int = 30_000
+    ready: int = 128  # requests whose features are looked up beforehand, for the raw model and MLflow
 
-
-def run(home: Home, requests: int = 2000, seconds: float = 10.0, seed: int = 0) -> dict[str, Any]:
-    """Requests a second, latencies (ms) and processor time a request (us) for 20 and 100 candidates on 1 and 16 connections.
-
-    Each measurement ends after `requests` or `seconds`, whichever is first.  Raises ExplainedError where the server
-    does not start.
-    """
-    artefact = champion(home)
-    asked = Population.of(home, artefact, seed)
-    loads = [Load(n, connections, requests, seconds) for n in (20, 100) for connections in (1, 16)]
-    bodies = {n: asked.bodies(n, 512) for n in (20, 100)}
-    workplace = branch.create(home, f"bench-serve-{os.getpid()}")
-    try:
-        served = _measured(SERVE, workplace.root, loads, bodies)
-    finally:
-        branch.drop(workplace)
-    noop = _measured(_NOOP, home.root, loads, bodies)
-    raw = {n: _raw_inference_us(home, artefact, asked, n) for n in (20, 100)}
-    cells = []
-    for load, ours, floor in zip(loads, served, noop, strict=True):
-        cells.append(
-            {
-                "candidates": load.candidates,
-                "connections": load.connections,
-                **ours,
-                "cpu_over_noop": round(ours["cpu_us"] / floor["cpu_us"], 2),
-                "cpu_over_raw_inference": round(ours["cpu_us"] / raw[load.candidates], 2),
-                "noop": floor,
-            }
-        )
-    return {
-        "family": artefact.family,
-        "model": artefact.hash,
-        "raw_inference_us": {str(n): round(us, 1) for n, us in raw.items()},
-        "cells": cells,
-    }
+    @property
+    def loads(self) -> list[tuple[int, int]]:
+        """(candidates, connections) of every cell."""
+        return [(n, connections) for n in self.candidates for connections in self.connections]
 
 
 @dataclass(frozen=True, slots=True)
-class Population:
-    """Users, ads and contexts that occur on the lake's last day, to ask about."""
+class Questions:
+    """What is asked, prepared beforehand, by number of candidates."""
 
-    users: np.ndarray
-    ads: np.ndarray
-    context: dict[str, list[Any]]  # by name, values aligned with each other
-    rng: np.random.Generator
+    bodies: dict[int, list[bytes]]
+    rows: dict[int, list[np.ndarray]]  # float32 [n, features], as the trees read them
+    users: int  # among whom the requests' users were drawn
 
     @classmethod
-    def of(cls, home: Home, artefact: Artefact, seed: int) -> "Population":
-        lake, names = Lake.of(home), context_names(artefact.spec.names)
-        rows: pa.Table = lake.read("impressions", ["user_id", "ad_id", *names], lake.days("impressions")[-1:])
-        context = {name: context_column(rows[name]).tolist() for name in names}
-        users = rows["user_id"].fill_null(-1).to_numpy()
-        return cls(users, np.unique(rows["ad_id"].to_numpy()), context, np.random.default_rng(seed))
-
-    def request(self, n: int) -> RankRequest:
-        """A user of the day in a context of the day, with n of its ads (with all of them, where there are fewer)."""
-        row = int(self.rng.integers(len(self.users)))
-        ads = self.rng.choice(self.ads, min(n, len(self.ads)), replace=False)
-        return RankRequest(int(self.users[row]), ads, 4, {name: values[row] for name, values in self.context.items()})
-
-    def bodies(self, n: int, count: int) -> list[bytes]:
-        """Requests as whole HTTP/1.1 messages."""
-        return [_message(self.request(n)) for _ in range(count)]
+    def of(cls, home: Home, artefact: Artefact, plan: Plan) -> "Questions":
+        """Users by Zipf, contexts and ads of the lake's last day."""
+        asked, ranked = Population.of(home, artefact, SEED), ranked_users(home)
+        context, at_us = context_names(artefact.spec.names), watermark_us(home)
+        source = OnlineSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
+        bodies, rows = {}, {}
+        assert isinstance(artefact.model, BoostedTrees)
+        for n in plan.candidates:
+            requests = asked.requests(n, zipf(asked.rng, ranked, plan.bodies))
+            bodies[n] = [body(request) for request in requests]
+            columns = [fetch(source, candidate_rows(request, at_us)).columns for request in requests[: plan.ready]]
+            rows[n] = [fixed_model.matrix(artefact.model, of_one) for of_one in columns]
+        source.close()
+        return cls(bodies, rows, len(ranked))
 
 
-def _message(request: RankRequest) -> bytes:
-    fields: dict[str, Any] = {"candidates": request.ad_id.tolist(), "slots": request.slots, "context": request.context}
-    if request.user_id >= 0:
-        fields["user_id"] = request.user_id
-    body = msgspec.json.encode(fields)
-    head = f"POST /v1/rank HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = None) -> dict[str, Any]:
+    """Everything about serving in one run; docs/serving.md says what each figure means.
+
+    Raises ExplainedError where the home holds nothing to ask about, or a server does not start."""
+    plan, load_before = plan or Plan(), os.getloadavg()[0]
+    server_cores, client_cores = cores()
+    work = branch.create(home, f"bench-serve-{os.getpid()}")
+    try:
+        say("training the fixed model")
+        artefact = fixed_model.promote(work, source, chosen)
+        asked = Questions.of(work, artefact, plan)
+        with on_cores(client_cores):
+            raw_us = raw_engines(work, artefact, asked, server_cores)
+            cells = compare(work, artefact, asked, plan, server_cores)
+            knees, clients = alone(work, asked, plan, server_cores)
+            budgets = stage_budgets(work, asked, plan, cells, server_cores)
+            workers = by_workers(work, asked, plan, server_cores | client_cores)
+    finally:
+        branch.drop(work)
+    rank = by_load(cells[OURS])
+    found = {
+        "rank": rank,
+        "ratios": {**ratios(cells, raw_us, plan), **beyond(knees)},
+        "goals": GOALS,
+        "stages": budgets,
+        "raw_us": raw_us,
+        "peers": {name: by_load(of_one) for name, of_one in cells.items() if name != OURS},
+        "knee": knees,
+        "workers": workers,
+        "clients": clients,
+        "boxes": {str(n): boxes(cells[OURS][n, plan.connections[-1]].cpu_us) for n in plan.candidates},
+        "users": {"count": asked.users, "zipf": ZIPF, "cache_hit_rate": hit_rate(cells[OURS])},
+        "model": fixed_model.shape(artefact),
+        "machine": {"cores": os.cpu_count(), "load_before": round(load_before, 1), "apart": server_cores != client_cores},
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(found)))
 
 
-def _raw_inference_us(home: Home, artefact: Artefact, asked: Population, n: int) -> float:
-    """Processor time of the model alone on n rows that are encoded already, us; of the whole artefact where a family
-    can't be split."""
-    at_us = watermark_us(home)
-    entities = cast(tuple[Entity, ...], artefact.entities)
-    source = AsOfSource(home, entities, context_names(artefact.spec.names), artefact.service)
-    columns = fetch(source, candidate_rows(asked.request(n), at_us)).columns
-    return cpu_us(raw_model(artefact, columns), 500)
+def raw_engines(work: Home, artefact: Artefact, asked: Questions, chosen: set[int]) -> dict[str, dict[str, float]]:
+    """{engine: {candidates: processor us}} of the model alone, in a process of its own."""
+    say("the model alone")
+    with tempfile.TemporaryDirectory() as folder, on_cores(chosen):
+        rows = Path(folder, "rows.npz")
+        arrays: dict[str, Any] = {str(n): np.stack(several) for n, several in asked.rows.items()}
+        np.savez(rows, **arrays)
+        command = [*ONE_THREAD, sys.executable, "-c", raw.PROGRAM, str(work.root), artefact.hash, str(rows)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ExplainedError(f"the model alone could not be measured: {done.stderr[-2000:]}")
+    return cast(dict[str, dict[str, float]], json.loads(done.stdout.splitlines()[-1]))
 
 
-def raw_model(artefact: Artefact, columns: Any) -> Callable[[], Any]:
-    """The model without encoder and calibration on rows encoded beforehand: XGBoost's inplace_predict; `score` of other
-    families."""
-    from models.boosted_trees import BoostedTrees
-
-    model = artefact.model
-    if not isinstance(model, BoostedTrees) or model.booster is None:
-        return lambda: artefact.score(columns)
-    booster, encoder = model.booster, model.encoder
-    small = [encoder.spec.categorical[i] for i in model.small]
-    matrix = np.concatenate([encoder.numbers(columns), encoder.codes(columns, small).astype(np.float32)], axis=1)
-    return lambda: booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
-
-
-def cpu_us(call: Callable[[], Any], times: int) -> float:
-    """Processor time of one call, us: the median of ten batches."""
-    call()
-    batches = []
-    for _ in range(10):
-        started = time.process_time()
-        for _ in range(max(times // 10, 1)):
-            call()
-        batches.append((time.process_time() - started) / max(times // 10, 1))
-    return float(np.median(batches) * 1e6)
-
-
-def _measured(program: str, root: Path, loads: list[Load], bodies: dict[int, list[bytes]]) -> list[dict[str, float]]:
-    """Start a server, drive it with each load after a short warm-up, end it."""
-    with server(program, root) as (port, pid):
-        found = []
-        for load in loads:
-            warm = Load(load.candidates, load.connections, 100, load.seconds)
-            asyncio.run(drive(port, warm, bodies[load.candidates]))
-            before, started = cpu_seconds(pid), time.perf_counter()
-            latencies = asyncio.run(drive(port, load, bodies[load.candidates]))
-            wall = time.perf_counter() - started
-            found.append(
-                {
-                    "requests": len(latencies),
-                    "rps": round(len(latencies) / wall, 1),
-                    "p50_ms": round(float(np.percentile(latencies, 50)) * 1e3, 3),
-                    "p99_ms": round(float(np.percentile(latencies, 99)) * 1e3, 3),
-                    "cpu_us": round(max(cpu_seconds(pid) - before, 1 / _TICKS_PER_S) / len(latencies) * 1e6, 1),
-                }
-            )
-    return found
+def compare(work: Home, artefact: Artefact, asked: Questions, plan: Plan, chosen: set[int]) -> Cells:
+    """Ours and every peer, side by side."""
+    with tempfile.TemporaryDirectory() as folder, contestants(work, artefact, asked, plan, chosen, Path(folder)) as found:
+        say(f"driving {len(found)} servers in turn")
+        return side_by_side(found, plan.loads, plan.rounds, plan.seconds)
 
 
 @contextmanager
-def server(program: str, root: Path) -> Iterator[tuple[int, int]]:
-    """(port, pid) of a server process on a free loopback port, ready; ended by its pid afterwards."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", program, str(root), str(port)], stderr=subprocess.PIPE)
-    try:
-        _wait_ready(process, port)
-        yield port, process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
+def contestants(
+    work: Home, artefact: Artefact, asked: Questions, plan: Plan, on: set[int], folder: Path
+) -> Iterator[list[Contestant]]:
+    """Every server, running on the cores `on`."""
+    say("starting clickproof, no-ops, naive, mlflow")
+    with ExitStack() as running:
+        ours = running.enter_context(server(SERVE, work.root, on=on))
+        noops = {kind: running.enter_context(server(noop.PROGRAM, work.root, kind, on=on)) for kind in noop.KINDS}
+        simple = running.enter_context(server(naive.PROGRAM, work.root, on=on))
+        trees = running.enter_context(mlflow_server.serving(artefact, folder, on))
+        names = fixed_model.inputs(artefact)
+        yield [
+            Contestant(OURS, ours, asked.bodies, measured=True),
+            *(Contestant(f"noop_{kind}", one, asked.bodies) for kind, one in noops.items()),
+            Contestant("naive", simple, asked.bodies, counted=plan.counted),
+            *(
+                Contestant(
+                    f"mlflow_{form}",
+                    trees,
+                    {n: mlflow_server.bodies(form, names, several) for n, several in asked.rows.items()},
+                    mlflow_server.PATH,
+                    counted=5 * plan.counted,
+                )
+                for form in mlflow_server.FORMATS
+            ),
+        ]
+
+
+def alone(work: Home, asked: Questions, plan: Plan, on: set[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the knee by candidates, the same closed loop by each client) of a server that has its core to itself."""
+    clients = {}
+    with server(SERVE, work.root, on=on) as one:
+        ours = Contestant(OURS, one, asked.bodies, measured=True)
+        for wrk in (True, False) if have_wrk() else (False,):
+            cell = Cell()
+            ours.measure(plan.candidates[0], plan.connections[-1], plan.seconds, cell, wrk)
+            clients["wrk" if wrk else "asyncio"] = cell.figures()
+        return {str(n): knee_of(ours, n, plan, clients["asyncio"]["rps"]) for n in plan.candidates}, clients
+
+
+def knee_of(ours: Contestant, n: int, plan: Plan, closed_rps: float) -> dict[str, Any]:
+    """The knee, and how the server stands at half of it, at it and at three times it."""
+    messages = [message(one) for one in ours.bodies[n]]
+    rng = np.random.default_rng(SEED)
+
+    def offer(rate: float, seconds: float) -> Outcome:
+        pool = OpenLoop(ours.server.port, POOL)
         try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            tally, cpu_s = pool.run(messages, poisson(rate, seconds, rng), knee.DEADLINE_S)
+        finally:
+            pool.close()
+        ours.server.settle()
+        return Outcome.of(tally, rate, seconds, knee.DEADLINE_S, cpu_s / seconds)
+
+    found, probes = knee.find(lambda rate: offer(rate, plan.probe_s), closed_rps / 2)
+    say(f"knee at {n} candidates: {found.rate:.0f} requests/s")
+    probes.append(offer(2 * found.rate, plan.probe_s))
+    looks = {name: offer(times * found.rate, plan.look_s) for name, times in (("half", 0.5), ("knee", 1.0), ("triple", 3.0))}
+    half = looks["half"]
+    return {
+        "rate": found.rate,
+        "deadline_ms": knee.DEADLINE_S * 1e3,
+        "p99_over_p50_at_half": _over(half.p99_ms, half.p50_ms),
+        "goodput_at_3_over_knee": _over(looks["triple"].goodput, looks["knee"].goodput),
+        **{name: _figures(outcome) for name, outcome in looks.items()},
+        "probes": [_figures(outcome) for outcome in probes],
+    }
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
-    end = time.perf_counter() + START_S
-    last = b"no answer"
-    while time.perf_counter() < end:
-        if process.poll() is not None:
-            assert process.stderr is not None
-            said = process.stderr.read().decode()[-2000:]
-            raise ExplainedError(f"the server ended with status {process.returncode}:\n{said}")
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-                link.sendall(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
-                last = link.makefile("rb").read()
-        except ConnectionError:
-            last = b"no connection"
-        if last.startswith(b"HTTP/1.1 200"):
-            return
-        if b"no model could be loaded" in last:
-            break
-        time.sleep(0.1)
-    raise ExplainedError(f"the server was not ready after {START_S:g} s; /readyz said: {last.decode()[-500:]}")
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    return {**asdict(outcome), "goodput": round(outcome.goodput, 1), "good_share": round(outcome.good_share, 4)}
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor seconds that a process has used, user and system, all threads; in ticks of 10 ms on most systems."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+def _over(one: float | None, other: float | None) -> float | None:
+    return None if one is None or not other else round(one / other, 2)
 
 
-async def drive(port: int, load: Load, bodies: list[bytes]) -> list[float]:
-    """Latencies, seconds, of a closed loop: each connection sends its next request when the answer to the last one is
-    whole."""
-    latencies: list[float] = []
-    sent = iter(range(load.requests))
-    end = time.perf_counter() + load.seconds
-
-    async def connection() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for number in sent:
-            started = time.perf_counter()
-            if started > end:
-                break
-            writer.write(bodies[number % len(bodies)])
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            latencies.append(time.perf_counter() - started)
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise ExplainedError(f"the server refused a request: {head[:40].decode()} {body[:500].decode()}")
-        writer.close()
-        await writer.wait_closed()
-
-    await asyncio.gather(*(connection() for _ in range(load.connections)))
-    return latencies
+def stage_budgets(work: Home, asked: Questions, plan: Plan, cells: Cells, on: set[int]) -> dict[str, Any]:
+    """{candidates: where a request's processor time goes}, at the most connections."""
+    loads = [(n, plan.connections[-1]) for n in plan.candidates]
+    with server(cpu_clock.PROGRAM, work.root, on=on) as one:
+        timed = side_by_side([Contestant(OURS, one, asked.bodies, measured=True)], loads, plan.rounds, plan.seconds)[OURS]
+    return {str(load[0]): stages.budget(timed[load].inside, timed[load].cpu_us, limit_us(cells, load)) for load in loads}
 
 
-def serve_noop(port: int) -> None:
-    """A FastAPI server that reads the body and answers a constant: the floor for any endpoint made of the same parts."""
-    import uvicorn
-    from fastapi import FastAPI, Request, Response
+def by_workers(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[str, Any]:
+    """{workers: figures} of 1 and 2 worker processes that share the cores `on` with the client."""
+    found = {}
+    n, connections = plan.candidates[0], plan.connections[-1]
+    for count in (1, 2) if "workers" in Settings.model_fields else (1,):
+        chosen = json.dumps({"workers": count}) if count > 1 else "{}"
+        with server(SERVE, work.root, chosen, on=on) as one:
+            ours = Contestant(OURS, one, asked.bodies)
+            cells = side_by_side([ours], [(n, connections)], plan.rounds, plan.seconds)
+        found[str(count)] = {"candidates": n, "connections": connections, **cells[OURS][n, connections].figures()}
+    return found
 
-    app = FastAPI()
 
-    @app.post("/v1/rank")
-    async def rank(request: Request) -> Response:
-        await request.body()
-        return Response(b"{}", media_type="application/json")
+def by_load(cells: Mapping[tuple[int, int], Cell]) -> dict[str, dict[str, Any]]:
+    """{candidates: {connections: figures}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for (n, connections), cell in cells.items():
+        found.setdefault(str(n), {})[str(connections)] = cell.figures()
+    return found
 
-    @app.get("/readyz")
-    async def readyz() -> dict[str, str]:
-        return {"status": "ready"}
 
-    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning")
+def limit_us(cells: Cells, load: tuple[int, int]) -> float:
+    """Processor time of the cheaper HTTP server that does nothing."""
+    return min(cells[f"noop_{kind}"][load].cpu_us for kind in noop.KINDS)
+
+
+def ratios(cells: Cells, raw_us: Mapping[str, Mapping[str, float]], plan: Plan) -> dict[str, float]:
+    """Ours over the limit, peers over ours, in processor time a request: each at the number of connections where it looks worse
+    for us."""
+    found = {}
+    for n in plan.candidates:
+        fastest = min(engine[str(n)] for engine in raw_us.values())
+        loads = [(n, connections) for connections in plan.connections]
+        ours = {load: cells[OURS][load].cpu_us for load in loads}
+        found[f"limit_n{n}"] = max(ours[load] / (limit_us(cells, load) + fastest) for load in loads)
+        for ratio, peer in PEERS.items():
+            found[f"{ratio}_n{n}"] = min(cells[peer][load].cpu_us / ours[load] for load in loads)
+    return {name: round(ratio, 2) for name, ratio in found.items()}
+
+
+def beyond(knees: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """The two ratios around the knee, at the number of candidates where each looks worse."""
+    tails = [of_one["p99_over_p50_at_half"] for of_one in knees.values()]
+    kept = [of_one["goodput_at_3_over_knee"] for of_one in knees.values()]
+    return {
+        "p99_over_p50_at_half_knee": None if None in tails else max(tails),
+        "goodput_at_3_knees_over_knee": None if None in kept else min(kept),
+    }
+
+
+def hit_rate(cells: Mapping[tuple[int, int], Cell]) -> float | None:
+    """Share of users found in the server's cache over all loads; None where it has no cache."""
+    whole = stages.Sums()
+    for cell in cells.values():
+        whole = whole.plus(cell.inside)
+    return whole.hit_rate

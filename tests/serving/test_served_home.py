@@ -26,7 +26,6 @@ from models.contract import FeatureSpec
 from models.registry import Registry
 from models.train import train_family
 from pipelines.bench import score as score_bench
-from pipelines.bench import serve as serve_bench
 from pipelines.ingest import ingest_all
 from pipelines.materialize import materialize_all, materialize_online
 from pipelines.prediction_ingest import ingest_predictions
@@ -38,7 +37,7 @@ from serving.batch import score_day
 from serving.champion import champion
 from serving.messages import context_names
 from serving.policy import EpsilonPolicy
-from serving.prediction_log import PredictionLog, segments
+from serving.prediction_log import PredictionLog
 from serving.scorer import RankRequest, Scorer, candidate_rows
 from serving.serve import load_service
 
@@ -180,6 +179,7 @@ def test_the_endpoint_serves_the_champion_with_fresh_features(served, model):
             time.sleep(0.05)
         about = client.get("/v1/model").json()
         assert (about["model"], about["family"], about["arms"]) == (model.hash, "logistic", {"a": 0.5, "b": 0.5})
+        assert about["engine"] == "logistic has one engine"
         assert about["context"] == {"device": "string", "placement": "string", "page_topic": "integer"}
         request = requests(served, 1)[0]
         body = {"user_id": request.user_id, "candidates": request.ad_id.tolist(), "slots": 3, "context": request.context}
@@ -193,25 +193,6 @@ def test_the_endpoint_serves_the_champion_with_fresh_features(served, model):
 def test_a_home_without_a_champion_says_what_to_do(tmp_path: Path):
     with pytest.raises(ExplainedError, match="make train"):
         champion(Home(tmp_path))
-
-
-def test_the_bench_drives_a_real_server_and_leaves_the_home_as_it_was(served):
-    before = [(path, path.stat().st_size) for path in segments(served)]
-    figures = serve_bench.run(served, requests=40, seconds=5.0)
-    assert [(cell["candidates"], cell["connections"]) for cell in figures["cells"]] == [(20, 1), (20, 16), (100, 1), (100, 16)]
-    for cell in figures["cells"]:
-        assert cell["requests"] == cell["noop"]["requests"] == 40
-        assert 0 < cell["p50_ms"] <= cell["p99_ms"]
-        assert cell["rps"] > 0
-    assert [(path, path.stat().st_size) for path in segments(served)] == before
-    assert list(served.branches.iterdir()) == []
-
-
-def test_a_server_that_cannot_start_is_an_error_and_not_a_wait(served, monkeypatch):
-    monkeypatch.setattr(serve_bench, "SERVE", "raise SystemExit('no such model')")
-    with pytest.raises(ExplainedError, match="no such model"):
-        serve_bench.run(served, requests=1)
-    assert list(served.branches.iterdir()) == []
 
 
 def test_the_batch_bench_measures_scoring_and_the_join(served, model):
