@@ -8,6 +8,7 @@ stays as it is.
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -111,7 +112,7 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
     Raises ExplainedError where the home holds nothing to ask about, or a server does not start."""
     plan, load_before = plan or Plan(), os.getloadavg()[0]
     server_cores, client_cores = cores()
-    work = branch.create(home, f"bench-serve-{os.getpid()}")
+    work = branch.create(home, f"bench-serve-{os.getpid()}-{secrets.token_hex(2)}")  # MLflow keeps a path's old connections
     try:
         say("training the fixed model")
         artefact = fixed_model.promote(work, source, chosen)
