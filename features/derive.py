@@ -6,13 +6,14 @@ known is NaN (numbers), -1 (whole numbers) or "" (strings): a rate of an unknown
 impute.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from features.batch import Array, RequestBatch
+from features.batch import F32, I64, Array, RequestBatch
 from features.catalogue import DERIVED, VIEWS, Feature, View
 from features.recent import COUNTERS
 from features.schemas import CATEGORIES
@@ -52,6 +53,39 @@ def available(views: tuple[View, ...], context: tuple[str, ...]) -> tuple[Featur
     return tuple(f for f in DERIVED if have.issuperset(NEEDS[f.name]))
 
 
+class Derivation:
+    """What can be derived from some stored features and some context, chosen once for all requests.
+
+    `numbers` are the counters of `user_recent` decayed on to the request, and the derived floats; `whole` the derived ints.
+    """
+
+    def __init__(self, stored: Collection[str], context: Collection[str]) -> None:
+        have = {*stored, *(f"request.{name}" for name in context)}
+        derived = [feature for feature in DERIVED if have.issuperset(NEEDS[feature.name])]
+        decays = "user_recent_until" in have
+        counters = [name for name in _DECAYED if decays and name in have]
+        self.numbers = (*counters, *(feature.name for feature in derived if feature.kind == "float"))
+        self.whole = tuple(feature.name for feature in derived if feature.kind == "int")
+        self._rules = [_RULES[name] for name in self.numbers]
+
+    def __call__(
+        self, stored: Mapping[str, Array], time_us: I64, context: Mapping[str, Array], rows: int
+    ) -> tuple[F32, list[I64]]:
+        """(numbers [k, rows], whole [rows or 1] each).  Columns of `stored`, `time_us` and `context` are [rows], or [1] where
+        all rows have the same."""
+        inputs = _Inputs(stored, time_us, context, rows)
+        values = np.empty((len(self._rules), rows))
+        for row, rule in enumerate(self._rules):
+            values[row] = rule(inputs)
+        return _single(values), [_RULES[name](inputs).astype(np.int64) for name in self.whole]
+
+
+@lru_cache(maxsize=64)
+def derivation(stored: frozenset[str], context: frozenset[str]) -> Derivation:
+    """The derivation of some columns, made once."""
+    return Derivation(stored, context)
+
+
 def derive(stored: Mapping[str, Array], requests: RequestBatch) -> dict[str, Array]:
     """The columns of a FeatureBatch, each [n] or [n, length], from stored columns of the same n rows.
 
@@ -61,19 +95,10 @@ def derive(stored: Mapping[str, Array], requests: RequestBatch) -> dict[str, Arr
     """
     columns: dict[str, Array] = {"user_id": requests.user_id, "ad_id": requests.ad_id, **requests.context}
     columns |= {f.name: stored[f.name] for view in VIEWS for f in view.features if f.use != "stored" and f.name in stored}
-    inputs = _Inputs(stored, requests)
-    if "user_recent_until" in stored:
-        for name, (_, half_life) in COUNTERS.items():
-            if name in columns:
-                columns[name] = _single(stored[name] * inputs.decay(half_life))
-    have = {*stored, *(f"request.{name}" for name in requests.context)}
-    derived = [feature for feature in DERIVED if have.issuperset(NEEDS[feature.name])]
-    numbers = [feature.name for feature in derived if feature.kind == "float"]
-    values = np.empty((len(numbers), len(requests)))
-    for row, name in enumerate(numbers):
-        values[row] = _RULES[name](inputs)
-    columns |= zip(numbers, _single(values), strict=True)
-    columns |= {f.name: _RULES[f.name](inputs).astype(np.int64) for f in derived if f.kind == "int"}
+    chosen = derivation(frozenset(stored), frozenset(requests.context))
+    numbers, whole = chosen(stored, requests.time_us, requests.context, len(requests))
+    columns |= zip(chosen.numbers, numbers, strict=True)
+    columns |= zip(chosen.whole, whole, strict=True)
     return columns
 
 
@@ -88,17 +113,27 @@ TIMES = tuple(f.name for view in VIEWS for f in view.features if f.kind == "time
 
 
 class _Inputs:
-    """Stored columns and request times, with what several rules share computed once."""
+    """Stored columns, context and request times, each [rows] or [1], with what several rules share computed once."""
 
-    def __init__(self, stored: Mapping[str, Array], requests: RequestBatch) -> None:
+    def __init__(self, stored: Mapping[str, Array], time_us: I64, context: Mapping[str, Array], rows: int) -> None:
         self.stored = stored
-        self.requests = requests
-        self._cell: tuple[Array, Array] | None = None
+        self.time_us = time_us
+        self.context = context
+        self._rows = rows
+        self._category: tuple[I64, Array | None] | None = None
+        self._log_price: F64 | None = None
         self._decays: dict[int, F64] = {}
-        names = [name for name in TIMES if name in stored]
-        at = np.array([stored[name] for name in names], np.int64).reshape(len(names), len(requests))
-        since = np.where(at >= 0, np.maximum(requests.time_us - at, 0), np.nan)
-        self._since: dict[str, F64] = dict(zip(names, since, strict=True))
+        self._since: dict[str, F64] = {}
+        for names in self._times_by_length().values():
+            at = np.array([stored[name] for name in names], np.int64)
+            self._since |= zip(names, np.where(at >= 0, np.maximum(time_us - at, 0), np.nan), strict=True)
+
+    def _times_by_length(self) -> dict[int, list[str]]:
+        groups: dict[int, list[str]] = {}
+        for name in TIMES:
+            if name in self.stored:
+                groups.setdefault(len(self.stored[name]), []).append(name)
+        return groups
 
     def number(self, name: str) -> F64:
         return self.stored[name].astype(np.float64)
@@ -115,17 +150,25 @@ class _Inputs:
 
     def of_category(self, name: str) -> F64:
         """The value of a per-category array at the ad's category; NaN where the category is unknown."""
-        if self._cell is None:
+        if self._category is None:
             category = self.stored["ad_category"]
             known = (category >= 0) & (category < CATEGORIES)
-            self._cell = np.arange(len(category)), np.where(known, category, 0)
-            self._unknown = ~known
-        value = self.stored[name][self._cell].astype(np.float64)
-        value[self._unknown] = np.nan
+            self._category = (category, None) if known.all() else (np.where(known, category, 0), ~known)
+        at, unknown = self._category
+        arrays = self.stored[name]
+        value = (arrays[0, at] if len(arrays) == 1 else arrays[np.arange(len(at)), at]).astype(np.float64)
+        if unknown is not None:
+            value[unknown] = np.nan
         return value
 
+    def log_price(self) -> F64:
+        """log1p of the ad's price."""
+        if self._log_price is None:
+            self._log_price = np.log1p(self.number("ad_price"))
+        return self._log_price
+
     def day_fraction(self) -> F64:
-        return (self.requests.time_us % DAY_US) / DAY_US
+        return (self.time_us % DAY_US) / DAY_US
 
 
 def _category_ctr(x: _Inputs) -> F64:
@@ -145,11 +188,17 @@ def _category_matches(x: _Inputs) -> F64:
 
 
 def _topic_match(x: _Inputs) -> F64:
-    category, topic = x.stored["ad_category"], x.requests.context["page_topic"]
+    category, topic = x.stored["ad_category"], x.context["page_topic"]
     return np.where((category >= 0) & (topic >= 0), category == topic, np.nan)
 
 
+def _decayed(name: str, half_life: int) -> Callable[[_Inputs], F64]:
+    return lambda x: x.stored[name] * x.decay(half_life)
+
+
+_DECAYED = tuple(name for name in COUNTERS if name != "user_category_recent")  # that one is taken by category
 _RULES: dict[str, Callable[[_Inputs], npt.NDArray[Any]]] = {
+    **{name: _decayed(name, COUNTERS[name][1]) for name in _DECAYED},
     "user_tenure_days": lambda x: x.since_us("user_signup") / DAY_US,
     "seconds_since_impression": lambda x: np.log1p(x.since_us("user_last_impression") / SECOND_US),
     "seconds_since_click": lambda x: np.log1p(x.since_us("user_last_click") / SECOND_US),
@@ -159,13 +208,13 @@ _RULES: dict[str, Callable[[_Inputs], npt.NDArray[Any]]] = {
     "user_category_share": _category_share,
     "user_category_fatigue": lambda x: x.of_category("user_category_recent") * x.decay(COUNTERS["user_category_recent"][1]),
     "clicked_category_matches": _category_matches,
-    "ad_log_price": lambda x: np.log1p(x.number("ad_price")),
-    "price_gap": lambda x: np.log1p(x.number("ad_price")) - x.number("user_price_clicked"),
+    "ad_log_price": _Inputs.log_price,
+    "price_gap": lambda x: x.log_price() - x.number("user_price_clicked"),
     "ad_age_days": lambda x: x.since_us("ad_created") / DAY_US,
     "campaign_age_days": lambda x: x.since_us("campaign_started") / DAY_US,
     "hour_sin": lambda x: np.sin(2 * np.pi * x.day_fraction()),
     "hour_cos": lambda x: np.cos(2 * np.pi * x.day_fraction()),
     "topic_match": _topic_match,
-    "hour": lambda x: x.requests.time_us % DAY_US // HOUR_US,
-    "weekend": lambda x: (x.requests.time_us // DAY_US + 3) % 7 >= 5,  # 1970-01-01 was a Thursday
+    "hour": lambda x: x.time_us % DAY_US // HOUR_US,
+    "weekend": lambda x: (x.time_us // DAY_US + 3) % 7 >= 5,  # 1970-01-01 was a Thursday
 }

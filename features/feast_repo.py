@@ -6,10 +6,13 @@ Int64 microseconds to Feast, because its UnixTimestamp keeps whole seconds.  No 
 every read.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 ON_DEMAND = "derived"
+# Feast keeps the on-demand function in its registry as a pickle and as text; it unpickles only where the text is no function.
+COMPUTE = """def compute(frame):
+    from features.feast_repo import derived_frame
+
+    return derived_frame(frame)
+"""
 # campaign_id is the key of one view and a feature of another, which Feast's offline join can't tell apart: services ask by this
 # name.
 RENAMED = {"campaign_id": "campaign_of_ad"}  # not "campaign": an alias must not be an entity's name
@@ -97,7 +106,7 @@ def _on_demand(views: list[Any], features: Sequence[Any], types: Mapping[Kind, A
         schema=[feast.Field(name=f.name, dtype=types[f.kind]) for f in features],
         mode="pandas",
         udf=cast(FunctionType, compute),
-        udf_string="features.feast_repo.derived_frame(frame)",
+        udf_string=COMPUTE,
     )
 
 
@@ -143,12 +152,12 @@ def store(home: Home, url: str | None = None) -> "FeatureStore":
     url = online_url(home) if url is None else url
     online: dict[str, Any] = {"type": "sqlite", "path": str(home.online)}
     if url:
-        online = {"type": "redis", "connection_string": url.removeprefix("redis://").rstrip("/")}
+        online = {"type": "redis", "connection_string": _connection_string(url)}
     return FeatureStore(
         config=RepoConfig(
             project=PROJECT,
             provider="local",
-            registry=str(home.feast / "registry.db"),
+            registry=str(_registry(home)),
             offline_store={"type": "duckdb"},
             online_store=online,
             entity_key_serialization_version=3,
@@ -156,8 +165,26 @@ def store(home: Home, url: str | None = None) -> "FeatureStore":
     )
 
 
+def _registry(home: Home) -> Path:
+    return home.feast / "registry.db"
+
+
+def _connection_string(url: str) -> str:
+    """redis://USER:PASSWORD@HOST:PORT/DB as Feast wants it: HOST:PORT,username=USER,password=PASSWORD,db=DB."""
+    parts = urlsplit(url)
+    login = {"username": parts.username, "password": parts.password}
+    said = [
+        f"{name}={json.dumps(unquote(value))}" for name, value in login.items() if value
+    ]  # a string, also where it is digits
+    database = parts.path.strip("/")
+    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *said, *([f"db={database}"] if database else [])])
+
+
 def apply(home: Home, entities: Sequence[Entity], url: str | None = None) -> "FeatureStore":
-    """Write every object into the registry of a home; objects that the catalogue no longer has are removed.  The store."""
+    """Write a new registry of a home, with every object of the catalogue.  The store.
+
+    What was there is not read: Feast runs the code in a registry."""
+    home.writing(_registry(home)).unlink(missing_ok=True)
     opened = store(home, url)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)

@@ -5,6 +5,7 @@ Ids are non-negative int64: the top bit is dropped, so that every store and lang
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,22 @@ def _finalise_int(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def _mix_ints(parts: Iterable[int]) -> int:
+    state = _SEED
+    for part in parts:  # numpy takes ten times as long for one number
+        state = _finalise_int(((state ^ (part & _MASK)) + _GOLDEN) & _MASK)
+    return state
+
+
 def mix(*parts: Any) -> U64:
     """A 64-bit hash of whole numbers, element by element; scalars and int arrays broadcast against each other.
 
     `mix(a, b)` differs from `mix(b, a)`.  Returns uint64 of the broadcast shape (0-d for scalars only).
     """
-    start, rest = _SEED, 0
-    while rest < len(parts) and isinstance(parts[rest], int):  # numpy takes ten times as long for one number
-        start = _finalise_int(((start ^ (parts[rest] & _MASK)) + _GOLDEN) & _MASK)
+    rest = 0
+    while rest < len(parts) and isinstance(parts[rest], int):
         rest += 1
-    state: Any = np.uint64(start)
+    state: Any = np.uint64(_mix_ints(parts[:rest]))
     with np.errstate(over="ignore"):
         for part in parts[rest:]:
             value = np.uint64(part & _MASK) if isinstance(part, int) else np.asarray(part).astype(np.uint64)
@@ -53,9 +60,29 @@ def uniform(*parts: Any) -> npt.NDArray[np.float64]:
     return (mix(*parts) >> np.uint64(11)).astype(np.float64) * (1.0 / (1 << 53))
 
 
+def mix_one(*parts: int) -> int:
+    """`mix` of plain whole numbers, without numpy: for what every request needs once."""
+    return _mix_ints(parts)
+
+
+def uniform_one(*parts: int) -> float:
+    """`uniform` of plain whole numbers."""
+    return (_mix_ints(parts) >> 11) * (1.0 / (1 << 53))
+
+
+def derived_id_one(*parts: int) -> int:
+    """`derived_id` of plain whole numbers."""
+    return _mix_ints(parts) >> 1
+
+
 def derived_id(*parts: Any) -> I64:
     """A non-negative int64 id made of whole numbers: for example an impression's is `derived_id(request_id, slot)`."""
     return (mix(*parts) >> np.uint64(1)).astype(np.int64)
+
+
+def click_id(impression_id: Any) -> I64:
+    """The id of the click on an impression, where whoever saw it gave none: an ad that is shown once is clicked once."""
+    return derived_id(impression_id, 1)
 
 
 def text_id(text: str) -> int:

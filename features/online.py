@@ -1,46 +1,48 @@
 """Features of live requests: `OnlineSource` reads the online store without the Feast SDK on the path.
 
-The user's row is read for each request; ads, campaigns and placements are few and lie in columns in the process, loaded again
-when the store's mark of their view says that it was written.  Every read checks the age of what it found; what was missing or
-stale is counted. Equal to Feast's `get_online_features` value by value (tests/features/test_feast_parity.py), and to
-`AsOfSource` at the same moment.
+The user's row is read for each request (or was kept, see `features.online_users`); ads, campaigns and placements lie in the
+process (`features.online_ads`), loaded again when the store's marks say that they were written.  Every answer says how old
+each view was and what was missing.  Equal to Feast's `get_online_features` value by value
+(tests/features/test_feast_parity.py), and to `AsOfSource` at the same moment.
 """
 
+import asyncio
+import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import redis
 
-from features.batch import F32, I64, MISSING, OK, STALE, U8, Array, FeatureBatch, RequestBatch, ViewState
-from features.catalogue import Entity, View
-from features.derive import derive
+from features.batch import I64, MISSING, OK, STALE, Array, Degraded, FeatureBatch, OneRequest, RequestBatch, ViewStates
+from features.blocks import Blocks, Names
+from features.catalogue import CONTEXT, Entity
+from features.derive import NEEDS, derivation
+from features.online_ads import Hot, ad_columns, load, placement_columns
+from features.online_guard import check_layout
+from features.online_redis import RedisStore, hash_key, row_field
+from features.online_redis_reader import RedisReader
 from features.online_store import OnlineStore, open_store
-from features.online_values import Mark, RawRows, decode_view, key_bytes, key_values
+from features.online_users import MOST, Generation, Users
+from features.online_values import Mark
+from features.side_by_side import Columns, Entities
 from features.spec import service_views
 from infra.clock import SECOND_US
 from infra.home import Home
 
+STORE_FAILED = (sqlite3.Error, redis.RedisError, OSError, ValueError)  # the last: a row that can't be read
+REFRESH_S = 0.2  # how often a server looks whether the store was written
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """One view in the process: m entities sorted by key, and their values with the unknown behind them."""
 
-    keys: Array
-    values: dict[str, Array]  # [m + 1] or [m + 1, length]
-    snapshot: I64  # [m + 1], 0 where there is no row
-    missing: U8  # [m + 1] MISSING where there is no row, else OK
-    writes: int  # of the view's mark when this was loaded
+class _Known(NamedTuple):
+    """What is known of the store at a moment; replaced as a whole."""
 
-    def find(self, keys: Array) -> I64:
-        """Each key's row; m where it isn't there."""
-        m = len(self.keys)
-        if m == 0:
-            return np.zeros(len(keys), np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), m - 1)
-        return np.where(self.keys[at] == keys, at, m)
+    hot: Hot
+    marks: Mapping[str, Mark]
+    users: Generation
 
 
 class OnlineSource:
@@ -53,114 +55,282 @@ class OnlineSource:
         context: Sequence[str],
         service: str = "ctr_full",
         url: str | None = None,
+        *,
+        degrade: bool = False,
+        users_kept: int = MOST,
     ) -> None:
-        """`url` as in `features.online_store.open_store`.  `counts` tells how many rows came "VIEW.missing" and
-        "VIEW.stale"."""
-        self.views = service_views(entities, service)
+        """`url` as in `features.online_store.open_store`.  With `degrade` a request is answered, and marked, when the store
+        fails; otherwise what the store raises goes through.  `counts` tells how many rows came "VIEW.missing" and
+        "VIEW.stale", and how often the store failed.  ExplainedError where the store was written with other features."""
+        views = service_views(entities, service)
+        by_user = [view for view in views if view.entity == "user"]
+        self._ad_columns, self._placement_columns = ad_columns(views), placement_columns(views)
+        self.views = (*by_user, *self._ad_columns.views, *self._placement_columns.views)
         self.context = tuple(context)
         self.counts: Counter[str] = Counter()
+        self._home, self._url, self._degrade = home, url, degrade
         self._store: OnlineStore = open_store(home, url)
-        self._user_views = tuple(view for view in self.views if view.entity == "user")
-        limits = [view.max_age_s for view in self.views]
-        self._oldest = np.array([limit or 0 for limit in limits], np.float32)[:, None]
-        self._ageing = np.array([limit is not None for limit in limits])[:, None]
-        self._columns: dict[str, _Columns] = {}
+        self.users = Users(self._store, by_user, users_kept)
+        self._shape = _Shape(self.users.columns, self._ad_columns, self._placement_columns, self.context)
+        self._ageing = [(i, float(view.max_age_s)) for i, view in enumerate(self.views) if view.max_age_s is not None]
+        self._known: _Known | None = None
         self._lock = threading.Lock()
+        self._stop: threading.Event | None = None
+        self._keeper: threading.Thread | None = None
+        self._reader: RedisReader | None = None
 
     def close(self) -> None:
         """Close the store."""
+        if self._stop is not None and self._keeper is not None:
+            self._stop.set()
+            self._keeper.join()
+        if self._reader is not None:
+            self._reader.close()
         self._store.close()
+
+    def refresh(self, store: OnlineStore | None = None) -> "_Known":
+        """Look at the store's marks, and load ads and placements again where they were written since."""
+        store = store or self._store
+        marks = store.marks()
+        known = self._known
+        if known is not None and marks is known.marks:
+            return known
+        for view in self.views:
+            check_layout(view, marks.get(view.name))
+        hot = known.hot if known else None
+        shared = [*self._ad_columns.views, *self._placement_columns.views]
+        if hot is None or hot.writes != {view.name: marks[view.name].writes for view in shared if view.name in marks}:
+            hot = load(store, self._ad_columns, self._placement_columns, marks)
+        users = tuple(marks[view.name].writes if view.name in marks else 0 for view in self.users.columns.views)
+        self._known = _Known(hot, marks, users)  # one assignment: a reader sees the old or the new
+        return self._known
+
+    def keep_fresh(self) -> None:
+        """Refresh in the background from now on, so that no request waits for a load: for servers."""
+        self.refresh()
+        self._stop = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, args=(self._stop,), name="online-store", daemon=True)
+        self._keeper.start()
+
+    def _keep(self, stop: threading.Event) -> None:
+        store: OnlineStore | None = None
+        while not stop.wait(REFRESH_S):
+            try:
+                store = store or open_store(self._home, self._url)  # its own: a load must not hold up a request's read
+                self.refresh(store)
+            except STORE_FAILED:
+                self.counts["refresh.failed"] += 1  # what is known goes on ageing, and says so
+        if store is not None:
+            store.close()
+
+    def read_ahead(self, timeout_s: float) -> None:
+        """From now on users' rows come only through `prefetch`, which waits for a remote store without holding up the event
+        loop that this is called in."""
+        if isinstance(self._store, RedisStore):
+            self._reader = RedisReader(self._store.url, timeout_s)
+
+    def prefetch(self, user_id: int) -> "asyncio.Future[None] | None":
+        """Begin to read the row that the next request of this user wants; None where there is nothing to wait for.  The future
+        never raises: what could not be read is missing, and marked."""
+        known, reader = self._known, self._reader
+        if reader is None or known is None or user_id < 0 or not self.users.columns.views:
+            return None
+        if self.users.kept(user_id, known.users) is not None:
+            self.users.counts["hits"] += 1
+            return None
+        if not reader.ready:
+            self.counts["store.unavailable"] += 1
+            return None
+        (key,) = self.users.key(user_id)
+        views = self.users.columns.views
+        asked = reader.read(hash_key(key), [row_field(view) for view in views])
+        done: asyncio.Future[None] = asked.get_loop().create_future()
+
+        def keep(answer: "asyncio.Future[list[bytes | None]]") -> None:
+            try:
+                self.users.keep(user_id, known.users, [[packed] for packed in answer.result()])
+                self.users.counts["misses"] += 1
+            except STORE_FAILED as error:
+                self.counts[f"store.{type(error).__name__}"] += 1
+            done.set_result(None)
+
+        asked.add_done_callback(keep)
+        return done
 
     def fetch(self, requests: RequestBatch) -> FeatureBatch:
         """Features of each row, in row order; see FeatureSource.  Raises ValueError where a context column isn't in the
         requests."""
+        known = self._known
+        if known is None or self._keeper is None:
+            known = self.refresh()
+        if isinstance(requests, OneRequest):
+            return self._one(requests, known)
         absent = [name for name in self.context if name not in requests.context]
         if absent:
             raise ValueError(f"the requests lack the context columns {absent}; they have {sorted(requests.context)}")
-        marks = self._store.marks()
-        users = self._users(requests.user_id)
-        ages_s, stale = self._ages(marks, requests.time_us)
-        any_stale = bool(stale.any())
+        users = self.users.many(requests.user_id) if self.users.columns.views else None
+        context = {name: requests.context[name] for name in self.context}
+        words = context["placement"].tolist() if "placement" in context else [""] * len(requests)
+        placements = known.hot.placements.take(known.hot.placement_places(words))
+        return self._assemble(requests.user_id, requests.time_us, context, users, requests.ad_id, placements, known)
+
+    def _one(self, request: OneRequest, known: _Known) -> FeatureBatch:
+        """All rows of one request: its own columns have one value each."""
+        given = request.one_context
+        try:
+            context = {name: given[name] for name in self.context}
+        except KeyError as error:
+            raise ValueError(f"the request lacks the context column {error}; it has {sorted(given)}") from None
+        user, degraded = self._user(request.one_user, known)
+        return self._assemble(
+            np.array([request.one_user]),
+            np.array([request.one_time_us]),
+            {name: np.array([value]) for name, value in context.items()},
+            user,
+            request.ad_id,
+            known.hot.placement(str(context.get("placement", ""))),
+            known,
+            degraded,
+        )
+
+    def _user(self, user_id: int, known: _Known) -> tuple[Entities | None, Degraded]:
+        """The user's row, and what it had to fall back to."""
+        if not self.users.columns.views:
+            return None, ""
+        if user_id < 0:
+            return self.users.unknown, ""
+        if self._reader is not None:
+            row = self.users.just_read(user_id, known.users)
+            if row is not None:
+                return row, ""
+            last = self.users.last(user_id)
+            return (self.users.unknown, "priors") if last is None else (last, "stale features")
+        try:
+            return self.users.one(user_id, known.users), ""
+        except STORE_FAILED as error:
+            self.counts[f"store.{type(error).__name__}"] += 1
+            if not self._degrade:
+                raise
+        last = self.users.last(user_id)
+        return (self.users.unknown, "priors") if last is None else (last, "stale features")
+
+    def _assemble(
+        self,
+        user_id: I64,
+        time_us: I64,
+        context: Mapping[str, Array],
+        user: Entities | None,
+        ad_id: I64,
+        placement: Entities,
+        known: _Known,
+        degraded: Degraded = "",
+    ) -> FeatureBatch:
+        """Columns of users, context and placements are [n], or [1] where all rows have the same."""
+        n, shape = len(ad_id), self._shape
+        ads = known.hot.ads.take(known.hot.ad_places(ad_id))
+        parts = [ads, placement] if user is None else [user, ads, placement]
         stored: dict[str, Array] = {}
-        states: dict[str, ViewState] = {}
-        for number, view in enumerate(self.views):
-            if view.entity == "user":
-                columns, place = users[view.name]
-            else:
-                columns = self._loaded(view, marks.get(view.name))
-                place = columns.find(self._keys(view, requests, stored))
-            for name, values in columns.values.items():
-                stored[name] = values[place]
-            status = columns.missing[place]
-            if any_stale:
-                status[(status == OK) & stale[number]] = STALE
-            states[view.name] = ViewState(columns.snapshot[place], ages_s[number], status)
-        self._count(states)
-        asked = RequestBatch(
-            requests.row_id, requests.time_us, requests.user_id, requests.ad_id,
-            {name: requests.context[name] for name in self.context},
-        )  # fmt: skip
-        return FeatureBatch(derive(stored, asked), states)
+        for part in parts:
+            stored |= shape.inputs(part)
+        derived, whole_derived = shape.derivation(stored, time_us, context, n)
+        numbers = np.empty((n, len(shape.names.numbers)), np.float32)
+        whole = np.empty((n, len(shape.names.whole)), np.int64)
+        whole[:, 0], whole[:, 1] = user_id, ad_id
+        left, low = 0, 2
+        for name in shape.whole_context:
+            whole[:, low] = context[name]
+            low += 1
+        for part in parts:
+            right = left + len(part.columns.numbers)
+            numbers[:, left:right] = part.numbers[:, : right - left]
+            left = right
+            if part.columns.whole:
+                whole[:, low : low + len(part.columns.whole)] = part.whole[:, : len(part.columns.whole)]
+                low += len(part.columns.whole)
+        numbers[:, left:] = derived.T
+        same: dict[str, int] = {}
+        if len(user_id) == 1:
+            first = whole[0].tolist()
+            same = {name: first[at] for name, at in shape.of_request.items()}
+        for name, values in zip(shape.derivation.whole, whole_derived, strict=True):
+            whole[:, low] = values
+            low += 1
+            if len(values) == 1:
+                same[name] = int(values[0])
+        others = {name: context[name] for name in shape.other_context}
+        for part in parts:
+            others |= part.words
+            for name in part.columns.sequences:
+                others[name] = part.stored[name]
+        states = self._states(parts, time_us, known.marks, n, degraded)
+        return FeatureBatch(Blocks(shape.names, numbers, whole, others, same), states, degraded)
 
-    def _ages(self, marks: dict[str, Mark], time_us: I64) -> tuple[F32, npt.NDArray[np.bool_]]:
-        """[views, n] the age of each view's data, s, NaN where unknown; and whether that is too old (`features.sources.status`
-        says the same)."""
-        events = [mark.event_us if (mark := marks.get(view.name)) else -1 for view in self.views]
-        until = np.array(events, np.int64)[:, None]
-        ages_s = ((time_us - until) / SECOND_US).astype(np.float32)
-        if min(events, default=0) < 0:
-            ages_s[until[:, 0] < 0] = np.nan
-        return ages_s, ~(ages_s <= self._oldest) & self._ageing
-
-    def _users(self, user_id: I64) -> dict[str, tuple[_Columns, I64]]:
-        """The user views of the users asked for, and each row's place among them."""
-        if len(user_id) and (user_id == user_id[0]).all():  # the usual request: one user, many ads
-            users, place = user_id[:1], np.zeros(len(user_id), np.int64)
+    def _states(
+        self, parts: Sequence[Entities], time_us: I64, marks: Mapping[str, Mark], n: int, degraded: Degraded
+    ) -> ViewStates:
+        names = self._shape.views
+        snapshot, age_s = np.empty((n, len(names)), np.int64), np.empty((n, len(names)), np.float32)
+        status = np.zeros((n, len(names)), np.uint8)
+        flawed, left = False, 0
+        for part in parts:
+            right = left + len(part.columns.views)
+            snapshot[:, left:right] = part.snapshot
+            if part.flawed:
+                status[:, left:right] = part.missing  # MISSING is 1
+                flawed = True
+            left = right
+        times = time_us.tolist() if len(time_us) == 1 else [int(time_us.min()), int(time_us.max())]
+        until = [mark.event_us if (mark := marks.get(name)) else -1 for name in names]
+        if len(times) == 1:
+            age_s[:] = [(times[0] - at) / SECOND_US for at in until]
         else:
-            users, place = np.unique(user_id, return_inverse=True)
-        if not self._user_views:
-            return {}
-        raw = self._store.rows(self._user_views, key_bytes(self._user_views[0], users.tolist()))
-        found = {}
-        for view in self._user_views:
-            columns = _decoded(view, users, raw[view.name], 0)
-            absent = columns.missing[place] == MISSING
-            found[view.name] = columns, np.where(absent, len(users), place) if absent.any() else place
-        return found
-
-    def _loaded(self, view: View, mark: Mark | None) -> _Columns:
-        """A view's columns in the process, loaded again when the view was written since."""
-        columns = self._columns.get(view.name)
-        writes = mark.writes if mark else 0
-        if columns is not None and columns.writes == writes:
-            return columns
-        keys, raw = self._store.everything(view)
-        entities = key_values(view, keys)
-        order = np.argsort(entities)
-        sorted_raw = RawRows(raw.snapshot[order], {n: [v[i] for i in order.tolist()] for n, v in raw.values.items()})
-        columns = _decoded(view, entities[order], sorted_raw, writes)
-        self._columns[view.name] = columns  # one assignment: a reader sees the old columns or the new ones
-        return columns
-
-    def _keys(self, view: View, requests: RequestBatch, stored: dict[str, Array]) -> Array:
-        if view.entity == "placement":
-            return requests.context.get("placement", np.full(len(requests), "", np.str_))
-        if view.entity == "campaign":
-            return stored.get("campaign_id", np.full(len(requests), -1))
-        return requests.ad_id
-
-    def _count(self, states: dict[str, ViewState]) -> None:
-        for name, state in states.items():
-            if state.status.any():
-                missing, stale = int((state.status == MISSING).sum()), int((state.status == STALE).sum())
-                with self._lock:
-                    self.counts[f"{name}.missing"] += missing
-                    self.counts[f"{name}.stale"] += stale
+            age_s[:] = (time_us[:, None] - np.array(until)) / SECOND_US
+        for i in [i for i, at in enumerate(until) if at < 0]:
+            age_s[:, i] = np.nan
+        for i, limit in self._ageing:
+            if until[i] < 0 or not np.float32((times[-1] - until[i]) / SECOND_US) <= limit:
+                status[(status[:, i] == OK) & ~(age_s[:, i] <= limit), i] = STALE
+                flawed = True
+        if degraded == "stale features":
+            mine = status[:, : len(self.users.columns.views)]
+            mine[mine == OK] = STALE
+            flawed = True
+        if flawed:
+            with self._lock:
+                for at, name in enumerate(names):
+                    self.counts[f"{name}.missing"] += int((status[:, at] == MISSING).sum())
+                    self.counts[f"{name}.stale"] += int((status[:, at] == STALE).sum())
+        return ViewStates(names, snapshot, age_s, status, flawed)
 
 
-def _decoded(view: View, keys: Array, raw: RawRows, writes: int) -> _Columns:
-    snapshot = np.zeros(len(keys) + 1, np.int64)
-    snapshot[:-1] = np.maximum(raw.snapshot, 0)
-    missing = np.full(len(keys) + 1, MISSING, np.uint8)
-    missing[:-1] = np.where(raw.snapshot >= 0, OK, MISSING)
-    return _Columns(keys, decode_view(view, raw.values), snapshot, missing, writes)
+class _Shape:
+    """The columns that a source answers with, and where each comes from."""
+
+    def __init__(self, users: Columns, ads: Columns, placements: Columns, context: Sequence[str]) -> None:
+        parts = (users, ads, placements)
+        whole = {feature.name for feature in CONTEXT if feature.kind == "int"}
+        self.whole_context = tuple(name for name in context if name in whole)
+        self.other_context = tuple(name for name in context if name not in whole)
+        self.views = tuple(view.name for part in parts for view in part.views)
+        stored = frozenset(feature.name for part in parts for view in part.views for feature in view.features)
+        self.derivation = derivation(stored, frozenset(context))
+        derived = (*self.derivation.numbers, *self.derivation.whole)
+        self._inputs = {"user_recent_until", *chain.from_iterable(NEEDS.get(name, (name,)) for name in derived)} & stored
+        self.names = Names(
+            (*chain.from_iterable(part.numbers for part in parts), *self.derivation.numbers),
+            (
+                "user_id", "ad_id", *self.whole_context, *chain.from_iterable(part.whole for part in parts),
+                *self.derivation.whole,
+            ),
+        )  # fmt: skip
+
+        shared = ("user_id", *self.whole_context, *users.whole)
+        self.of_request = {name: self.names.whole.index(name) for name in shared}
+
+    def inputs(self, part: Entities) -> dict[str, Array]:
+        """What is derived from, by name."""
+        if len(part) == 1:  # kept from request to request, with its names
+            return part.stored
+        at = part.columns.number_at, part.columns.whole_at
+        found: dict[str, Array] = {name: part.numbers[:, at[0][name]] for name in self._inputs & at[0].keys()}
+        return found | {name: part.whole[:, at[1][name]] for name in self._inputs & at[1].keys()}

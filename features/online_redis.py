@@ -1,26 +1,26 @@
 """The online store on a Redis server, in the key layout of Feast 0.67's Redis store, so that Feast reads what we write.
 
 One hash an entity: fields murmur3(VIEW:FEATURE) hold values, `_ts:VIEW` the event time.  Fields and keys of our own:
-`_row:VIEW` in the same hash (exact stamps and the snapshot), `clickproof:entities:VIEW` (the keys of a view, so that loading a
-view need not scan the server), and `clickproof:marks` (up to when each view is complete).  There is one writer; the guard
-reads, then writes.
+`_row:VIEW` in the same hash (the row as one value, see `features.packed`), `clickproof:entities:VIEW` (the keys of a view, so
+that loading a view need not scan the server), and `clickproof:marks` (up to when each view is complete).  There is one
+writer; the guard reads, then writes.
 """
 
 import struct
 from typing import Any
 
 import mmh3
-import numpy as np
 import redis
 
 from features.catalogue import View
-from features.online_guard import Written, admitted, newer
-from features.online_values import PROJECT, Encoded, Mark, RawRows, varint
+from features.online_guard import Written, admitted, check_layout, newer
+from features.online_values import PROJECT, Encoded, Mark, varint
+from features.packed import layout
 from infra.clock import SECOND_US
 
 _MARKS = f"{PROJECT}:marks"
-_ROW = struct.Struct("<qqq")  # event_us, available_us, snapshot
-_MARK = struct.Struct("<qqqq")  # snapshot, event_us, available_us, writes
+_STAMPS = struct.Struct("<qq")  # event_us, available_us in a packed row, behind the layout id
+_MARK = struct.Struct("<qqqqq")  # snapshot, event_us, available_us, writes, layout
 _AT_ONCE = 2000  # commands in one round trip
 
 
@@ -28,7 +28,7 @@ class RedisStore:
     """Implements `features.online_store.OnlineStore`.  Connects on first use; safe to use from several threads."""
 
     def __init__(self, url: str, writable: bool = True) -> None:
-        self._url = url
+        self.url = url
         self._writable = writable
         self._client: Any = redis.Redis.from_url(url, socket_timeout=5)
 
@@ -40,61 +40,62 @@ class RedisStore:
         """See OnlineStore.  Raises PermissionError on a read-only home.  The mark is written last, after the rows it speaks
         for."""
         if not self._writable:
-            raise PermissionError(f"{self._url} is read-only here: a drill may write only to its own branch")
-        held = [_ROW.unpack(row)[:2] if row else None for row in self._hget(rows.keys, f"_row:{view.name}")]
+            raise PermissionError("the Redis store is read-only here: a drill may write only to its own branch")
+        stored = self.marks().get(view.name)
+        check_layout(view, stored)
+        packed = self.rows((view,), rows.keys)[view.name]
+        held = [None if row is None else _STAMPS.unpack_from(row, 8) for row in packed]
         at = admitted(rows.event_us, rows.available_us, held).tolist()
         fields = {name: _field(view, name) for name in rows.values}
         for low in range(0, len(at), _AT_ONCE):
             with self._client.pipeline(transaction=False) as pipe:
                 part = at[low : low + _AT_ONCE]
                 for i in part:
-                    event_us, available_us = int(rows.event_us[i]), int(rows.available_us[i])
                     values: dict[str | bytes, bytes] = {field: rows.values[name][i] for name, field in fields.items()}
-                    values[f"_ts:{view.name}"] = _timestamp(event_us)
-                    values[f"_row:{view.name}"] = _ROW.pack(event_us, available_us, int(rows.snapshot[i]))
-                    pipe.hset(rows.keys[i] + PROJECT.encode(), mapping=values)
+                    values[f"_ts:{view.name}"] = _timestamp(int(rows.event_us[i]))
+                    values[row_field(view)] = rows.packed[i]
+                    pipe.hset(hash_key(rows.keys[i]), mapping=values)
                 pipe.sadd(_entities(view), *(rows.keys[i] for i in part))
                 pipe.execute()
-        self._client.hset(_MARKS, view.name, _MARK.pack(*newer(mark, self.marks().get(view.name))))
+        self._client.hset(_MARKS, view.name, _MARK.pack(*newer(mark, stored, layout(view).id)))
         return Written(len(at), len(rows.keys) - len(at))
-
-    def _hget(self, keys: list[bytes], field: str) -> list[bytes | None]:
-        found: list[bytes | None] = []
-        for low in range(0, len(keys), _AT_ONCE):
-            with self._client.pipeline(transaction=False) as pipe:
-                for key in keys[low : low + _AT_ONCE]:
-                    pipe.hget(key + PROJECT.encode(), field)
-                found += pipe.execute()
-        return found
 
     def marks(self) -> dict[str, Mark]:
         """See OnlineStore: one round trip."""
-        return {name.decode(): Mark(*_MARK.unpack(packed)) for name, packed in self._client.hgetall(_MARKS).items()}
+        return {name.decode(): read_mark(packed) for name, packed in self._client.hgetall(_MARKS).items()}
 
-    def rows(self, views: tuple[View, ...], keys: list[bytes]) -> dict[str, RawRows]:
+    def rows(self, views: tuple[View, ...], keys: list[bytes]) -> dict[str, list[bytes | None]]:
         """See OnlineStore."""
-        fields: list[str | bytes] = []
-        for view in views:
-            fields += [f"_row:{view.name}", *(_field(view, feature.name) for feature in view.features)]
+        fields = [row_field(view) for view in views]
         found: list[list[bytes | None]] = []
         for low in range(0, len(keys), _AT_ONCE):
             with self._client.pipeline(transaction=False) as pipe:
                 for key in keys[low : low + _AT_ONCE]:
-                    pipe.hmget(key + PROJECT.encode(), fields)
+                    pipe.hmget(hash_key(key), fields)
                 found += pipe.execute()
-        raw, at = {}, 0
-        for view in views:
-            stamps = [row[at] for row in found]
-            snapshot = np.array([_ROW.unpack(stamp)[2] if stamp else -1 for stamp in stamps], np.int64)
-            values = {f.name: [row[at + 1 + i] or b"" for row in found] for i, f in enumerate(view.features)}
-            raw[view.name] = RawRows(snapshot, values)
-            at += 1 + len(view.features)
-        return raw
+        return {view.name: [row[i] for row in found] for i, view in enumerate(views)}
 
-    def everything(self, view: View) -> tuple[list[bytes], RawRows]:
+    def everything(self, view: View) -> tuple[list[bytes], list[bytes]]:
         """See OnlineStore."""
         keys = sorted(self._client.smembers(_entities(view)))
-        return keys, self.rows((view,), keys)[view.name]
+        there = zip(keys, self.rows((view,), keys)[view.name], strict=True)
+        found = [(key, packed) for key, packed in there if packed is not None]
+        return [key for key, _ in found], [packed for _, packed in found]
+
+
+def hash_key(key: bytes) -> bytes:
+    """The Redis key of an entity's hash, as Feast names it."""
+    return key + PROJECT.encode()
+
+
+def row_field(view: View) -> str:
+    """The field of an entity's hash that holds its row as one value."""
+    return f"_row:{view.name}"
+
+
+def read_mark(packed: bytes) -> Mark:
+    """A mark as it lies in `clickproof:marks`."""
+    return Mark(*_MARK.unpack(packed))
 
 
 def _entities(view: View) -> str:

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from features.catalogue import View, view
 from features.online_guard import Written
-from features.online_values import Encoded, Mark, RawRows, encode
+from features.online_values import Encoded, Mark, encode
 from features.snapshots import times_us
 from infra.home import Home
+from infra.redaction import redacted
 from infra.settings import settings
 
 
@@ -29,12 +30,12 @@ class OnlineStore(Protocol):
         """The mark of every view that was ever written; cheap enough for every request."""
         ...
 
-    def rows(self, views: tuple[View, ...], keys: list[bytes]) -> dict[str, RawRows]:
-        """What is stored of some entities in views of that entity."""
+    def rows(self, views: tuple[View, ...], keys: list[bytes]) -> dict[str, list[bytes | None]]:
+        """The packed rows (`features.packed`) of some entities in views of that entity, by view; None: there is none."""
         ...
 
-    def everything(self, view: View) -> tuple[list[bytes], RawRows]:
-        """All entities of a view."""
+    def everything(self, view: View) -> tuple[list[bytes], list[bytes]]:
+        """Keys and packed rows of all entities of a view."""
         ...
 
     def close(self) -> None: ...
@@ -43,7 +44,7 @@ class OnlineStore(Protocol):
 def online_url(home: Home) -> str:
     """CLICKPROOF_ONLINE_URL for the home that the settings name, nothing for any other: a branch keeps its own file, so a drill
     can't reach the server that serves."""
-    return settings().online_url if home.root == settings().base().root else ""
+    return settings().online_url.get_secret_value() if home.root == settings().base().root else ""
 
 
 def open_store(home: Home, url: str | None = None) -> OnlineStore:
@@ -55,7 +56,9 @@ def open_store(home: Home, url: str | None = None) -> OnlineStore:
 
         return RedisStore(url, home.writable)
     if url:
-        raise ValueError(f"unknown online store {url!r}: give redis://HOST:PORT, or nothing for the SQLite file in the home")
+        raise ValueError(
+            f"unknown online store {redacted(url)!r}: give redis://HOST:PORT, or nothing for the SQLite file in the home"
+        )
     from features.online_sqlite import SqliteStore
 
     return SqliteStore(home)

@@ -63,9 +63,24 @@ class Home:
         return self.root / "artefacts"
 
     @property
+    def rollout(self) -> Path:
+        """Who answers requests now, and the audit log of every change to that."""
+        return self.root / "rollout"
+
+    @property
     def log(self) -> Path:
         """The prediction log: append-only segments written by serving, later ingested into the lake."""
         return self.root / "log"
+
+    @property
+    def run(self) -> Path:
+        """What a running server keeps for its workers: nothing that anybody needs after it."""
+        return self.root / "run"
+
+    @property
+    def events(self) -> Path:
+        """Clicks as the endpoint took them: append-only segments written by serving, later landed."""
+        return self.root / "events"
 
     @property
     def reports(self) -> Path:

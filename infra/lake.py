@@ -50,7 +50,7 @@ class Lake:
 
         For the home that the settings name, `CLICKPROOF_LAKE_URL` takes its place where set (under the home's name, so that
         sources do not mix).  A branch always keeps its lake in its own folder: a drill cannot reach the base's object store."""
-        url = settings().lake_url.rstrip("/")
+        url = settings().lake_url.get_secret_value().rstrip("/")
         remote = url and home.root == settings().base().root
         return cls(f"{url}/{home.root.name}" if remote else home.lake, home.writable)
 

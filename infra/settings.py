@@ -5,17 +5,34 @@ The table at the end of docs/design.md is generated from it.
 """
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.home import Home
+from infra.redaction import hide, hide_whole
+
+_NOTHING = SecretStr("")
+SHORTEST_TOKEN = 16  # characters: a token that can be guessed needs no timing attack
+
+
+def _long_enough(token: SecretStr) -> SecretStr:
+    if 0 < len(token) < SHORTEST_TOKEN:
+        raise ValueError(
+            f"a token needs {SHORTEST_TOKEN} characters or more; "
+            "make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return token
+
+
+Token = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class Settings(BaseSettings):
     """The dials.  Few on purpose: what can be derived or measured is not a setting."""
 
-    model_config = SettingsConfigDict(env_prefix="CLICKPROOF_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CLICKPROOF_", extra="forbid", frozen=True, hide_input_in_errors=True)
 
     home: Path = Field(
         Path(".clickproof"), description="Folder that holds all state; each source, size and seed has a home of its own in it."
@@ -26,25 +43,72 @@ class Settings(BaseSettings):
     seed: int = Field(1, ge=0, description="Seed of the simulated market and of training.")
     source: str = Field("world", description="Where events come from: world (simulated) or open-bandit (real).")
     data: Path | None = Field(None, description="Folder with a source's files, for sources that read files.")
-    lake_url: str = Field("", description="URL of the lake's Delta tables; empty means the folder `lake` in the home.")
-    online_url: str = Field("", description="Online store: empty for the embedded SQLite file, or redis://HOST:PORT.")
-    mlflow_url: str = Field("", description="MLflow tracking URI; empty means a SQLite file in the home.")
-    prefect_url: str = Field("", description="API of a running Prefect server; empty starts an ephemeral one in the process.")
+    lake_url: SecretStr = Field(
+        _NOTHING, description="URL of the lake's Delta tables; empty means the folder `lake` in the home."
+    )
+    online_url: SecretStr = Field(
+        _NOTHING, description="Online store: empty for the embedded SQLite file, or redis://HOST:PORT."
+    )
+    store_timeout_ms: float = Field(20.0, gt=0, description="How long a request waits for a remote online store.")
+    mlflow_url: SecretStr = Field(_NOTHING, description="MLflow tracking URI; empty means a SQLite file in the home.")
+    prefect_url: SecretStr = Field(
+        _NOTHING, description="API of a running Prefect server; empty starts an ephemeral one in the process."
+    )
     attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
     host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the endpoint binds to.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that answer requests on the port.")
     threads: int = Field(1, ge=1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
     epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
+    micro_batch: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Most waiting requests that are scored in one call of the model; docs/serving.md says when it pays.",
+    )
+    max_waiting: int = Field(256, ge=1, description="Most requests waiting for an answer in a process; more get 503.")
+    max_wait_ms: float = Field(
+        100.0,
+        gt=0,
+        description="A request that has waited longer while others wait behind it gets 503: its caller has given up.",
+    )
+    write_token: SecretStr = Field(
+        SecretStr(""),
+        description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
+    )
+    max_head_bytes: int = Field(
+        16_384, ge=1024, description="Largest request line with headers in bytes; larger is answered with 431."
+    )
+    max_connections: int = Field(
+        512, ge=1, description="Most connections that a server process holds; one more is answered with 503."
+    )
+    request_seconds: float = Field(
+        10.0, gt=0, description="A client has so many seconds to send a request, and to take its answer."
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Names that servers may be asked by, with commas, besides IP addresses, localhost and the host; * for any.",
+    )
     experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
+    canary_grace_s: float = Field(
+        300.0, gt=0, description="Seconds after which a canary without requests or latencies is rolled back."
+    )
+    canary_label_grace_s: float = Field(
+        7200.0, gt=0, description="Seconds after which a canary without clicks, or whose champion has none, is rolled back."
+    )
     live_port: int = Field(8080, ge=0, le=65535, description="Port of the control room's page; 0 takes a free one.")
     live_speed: float = Field(
         720.0, ge=0, description="Simulated seconds in a second at the start of the control room: 720 is an hour in 5 s."
     )
     live_days: int = Field(14, ge=3, le=60, description="Simulated days that the control room's monitors learn from first.")
-    drill_token: str = Field("", description="Token that injecting and healing need; empty: one is made at start and printed.")
-    webhook_url: str = Field("", description="URL that is told of incidents by POST of JSON (http or https); empty for nobody.")
+    drill_token: Token = Field(
+        _NOTHING, description="Token that injecting and healing need; empty: one is made at start and printed."
+    )
+    webhook_url: SecretStr = Field(
+        _NOTHING, description="URL that is told of incidents by POST of JSON (http or https); empty for nobody."
+    )
     clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
 
     def base(self) -> Home:
@@ -57,8 +121,16 @@ _in_use: list[Settings] = []
 
 
 def use(chosen: Settings) -> None:
-    """Make these the settings of this process; the command line does so once its options are read."""
+    """Make these the settings of this process, which says none of their secrets; the command line does so at start."""
+    for name in secret_names():
+        hide(getattr(chosen, name).get_secret_value())
+    hide_whole(chosen.webhook_url.get_secret_value())
     _in_use[:] = [chosen]
+
+
+def secret_names() -> tuple[str, ...]:
+    """The settings that nobody may read: tokens, and URLs that may hold a password."""
+    return tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
 
 
 def settings() -> Settings:

@@ -102,7 +102,15 @@ class Artefact:
 
     def score(self, columns: Mapping[str, Array]) -> F32:
         """s of n rows: the calibrated logit without position, float32 [n].  Extra columns are ignored."""
-        return self.calibrator.apply(self.model.score(columns))
+        return self.calibrator.apply(self.margin(self.inputs(columns)))
+
+    def inputs(self, columns: Mapping[str, Array]) -> Any:
+        """The first step of `score`: what the model computes with."""
+        return self.model.inputs(columns)
+
+    def margin(self, inputs: Any) -> F32:
+        """The second: the model's own logit, float32 [n].  The third is `calibrator.apply`."""
+        return self.model.margin(inputs)
 
     def probability(self, s: npt.NDArray[np.floating], slot: Array) -> npt.NDArray[np.float64]:
         """Click probability of scores `s` at the slots given, float64 [n]."""

@@ -40,9 +40,17 @@ class BaseRate:
         """Move towards the batch's click rate, as if the level so far came from ten thousand impressions at 5%."""
         self._learn(batch, offset, 10_000 * 0.05 * 0.95, self.level)
 
-    def score(self, columns: Mapping[str, Array]) -> F32:
+    def inputs(self, columns: Mapping[str, Array]) -> int:
+        """The number of rows: nothing else matters."""
+        return len(columns[self.encoder.spec.names[0]])
+
+    def margin(self, inputs: int) -> F32:
         """The constant, float32 [n]."""
-        return np.full(len(columns[self.encoder.spec.names[0]]), self.level, np.float32)
+        return np.full(inputs, self.level, np.float32)
+
+    def score(self, columns: Mapping[str, Array]) -> F32:
+        """`margin` of `inputs`."""
+        return self.margin(self.inputs(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz and base_rate.json."""

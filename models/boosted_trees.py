@@ -13,10 +13,14 @@ import numpy as np
 
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoder
+from models.engines.engine import Engine, Inputs
+from models.engines.trees import Forest, InplacePredict
 from models.threads import TRAINING_THREADS
 
 if TYPE_CHECKING:
     import xgboost
+
+    from models.engines.choice import Choice
 
 LARGEST_VOCABULARY = 64  # categorical columns with more codes than this are left to the features made from them
 PARAMETERS: dict[str, Any] = {
@@ -46,6 +50,7 @@ class BoostedTrees:
         self.threads = 1
         self.booster: xgboost.Booster | None = None
         self.base = 0.0  # logit of the training click rate, net of position: where boosting starts
+        self.choice: Choice | None = None  # of engines to score with; None: XGBoost
         self.small = [i for i, size in enumerate(encoder.sizes) if 1 < size <= LARGEST_VOCABULARY]
 
     def configuration(self) -> dict[str, Any]:
@@ -83,7 +88,7 @@ class BoostedTrees:
             xgb_model=None if warm_start is None else warm_start.booster,
         )
         kept = int(grown.best_iteration) + 1
-        self.booster = _plain(grown[:kept], self.threads)
+        self.booster, self.choice = _plain(grown[:kept], self.threads), None
         history = tuple(evaluations["valid"]["logloss"])
         return FitReport(kept - before, float(min(history)), time.perf_counter() - started, history)
 
@@ -93,12 +98,15 @@ class BoostedTrees:
 
         parameters = {**PARAMETERS, "nthread": self.threads, "seed": 0}
         booster = xgboost.train(parameters, self._matrix(batch, offset), UPDATE_ROUNDS, xgb_model=self._fitted())
-        self.booster = _plain(booster, self.threads)
+        self.booster, self.choice = _plain(booster, self.threads), None
+
+    def margin(self, inputs: Inputs) -> F32:
+        """s(x) of n rows, float32 [n], with `threads` threads, by the engine chosen for as many rows."""
+        return self.engine(len(inputs[0]))(inputs) + np.float32(self.base)
 
     def score(self, columns: Mapping[str, Array]) -> F32:
-        """s(x) of n rows, float32 [n], with `threads` threads."""
-        margin = self._fitted().inplace_predict(self._table(columns), predict_type="margin", validate_features=False)
-        return np.asarray(margin, np.float32) + np.float32(self.base)
+        """`margin` of `inputs`."""
+        return self.margin(self.inputs(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, trees.ubj (XGBoost's own binary JSON) and trees.npz (what goes into them)."""
@@ -118,10 +126,36 @@ class BoostedTrees:
         return model
 
     def use_threads(self, count: int) -> None:
-        """Let scoring use `count` threads."""
-        self.threads = count
+        """Let scoring use `count` threads; engines that were chosen for another number are forgotten."""
+        self.threads, self.choice = count, None
         if self.booster is not None:
             self.booster.set_param({"nthread": count})
+
+    def engines(self) -> tuple[Engine, ...]:
+        """XGBoost itself, and the same trees in ONNX Runtime."""
+        from models.engines.session import OnnxRuntime
+
+        return InplacePredict(self._fitted()), OnnxRuntime(self.forest().graph(), self.threads)
+
+    def engine(self, n: int) -> Engine:
+        """The engine chosen for n rows; XGBoost where none was."""
+        return InplacePredict(self._fitted()) if self.choice is None else self.choice.engine(n)
+
+    def made_up(self, n: int, rng: np.random.Generator) -> Inputs:
+        """n rows of the trees' own thresholds."""
+        return (self.forest().made_up(n, rng),)
+
+    def use_engines(self, choice: "Choice | None") -> None:
+        """Score with the engine chosen for each batch size; None: with XGBoost."""
+        self.choice = choice
+
+    def inputs(self, columns: Mapping[str, Array]) -> Inputs:
+        """What engines get of n rows: the table, float32 [n, d], NaN where missing."""
+        return (self._table(columns),)
+
+    def forest(self) -> Forest:
+        """The trees as arrays."""
+        return Forest.of(self._fitted())
 
     def _fitted(self) -> "xgboost.Booster":
         if self.booster is None:

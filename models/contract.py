@@ -78,8 +78,16 @@ class Model(Protocol):
         """Learn from a few new rows in place (online learning)."""
         ...
 
+    def inputs(self, columns: Mapping[str, Array]) -> Any:
+        """What the model computes with, of n rows: encoded columns."""
+        ...
+
+    def margin(self, inputs: Any) -> F32:
+        """s(x) of n rows, float32 [n], from what `inputs` made of them."""
+        ...
+
     def score(self, columns: Mapping[str, Array]) -> F32:
-        """s(x) of n rows, float32 [n]."""
+        """`margin` of `inputs`."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -8,8 +8,9 @@ import copy
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -18,8 +19,12 @@ from torch import Tensor, nn
 from infra.progress import progress
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoder
+from models.engines.engine import Engine, Inputs
 from models.metrics import logit_log_loss
 from models.threads import torch_threads, training_threads
+
+if TYPE_CHECKING:
+    from models.engines.choice import Choice
 
 Settings = Mapping[str, Any]
 SETTINGS: Settings = {
@@ -39,6 +44,7 @@ SETTINGS: Settings = {
 }
 LARGE = 64
 SCORE_ROWS = 8192  # rows scored at once: bounds memory
+MADE_UP_LENGTH = 8  # of sequences, when an engine is timed
 
 
 class Network(nn.Module):
@@ -90,6 +96,7 @@ class DCNv2:
         self.encoder = encoder
         self.settings = settings
         self.threads = 1
+        self.choice: Choice | None = None  # of engines to score with; None: torch
         self.network = _network(encoder, settings)
 
     def configuration(self) -> dict[str, Any]:
@@ -103,6 +110,7 @@ class DCNv2:
 
         A warm start continues from the old network, whose embeddings grow by the new categories."""
         started = time.perf_counter()
+        self.choice = None
         torch.manual_seed(seed)
         if warm_start is None:
             self.network = _network(self.encoder, self.settings)
@@ -147,6 +155,7 @@ class DCNv2:
 
     def update(self, batch: Dataset, offset: F32) -> None:
         """A few small steps on `batch` from where the network stands; categories seen for the first time get an embedding."""
+        self.choice = None
         self.network = _grown(self, self._grow(self.encoder, batch, min_count=1))
         inputs = self._tensors(batch.columns)
         label, shift = torch.from_numpy(batch.label.astype(np.float32)), torch.from_numpy(offset)
@@ -158,10 +167,17 @@ class DCNv2:
                 for _ in range(3):
                     self._step(optimiser, [part[rows] for part in inputs], label[rows], shift[rows])
 
+    def margin(self, inputs: Inputs) -> F32:
+        """s(x) of n rows, float32 [n], with `threads` threads, by the engine chosen for as many rows."""
+        n = len(inputs[0])
+        engine = self.engine(n)
+        if n <= SCORE_ROWS:
+            return engine(inputs)
+        return np.concatenate([engine(tuple(part[i : i + SCORE_ROWS] for part in inputs)) for i in range(0, n, SCORE_ROWS)])
+
     def score(self, columns: Mapping[str, Array]) -> F32:
-        """s(x) of n rows, float32 [n], with `threads` threads."""
-        with torch_threads(self.threads):
-            return _score(self.network, self._tensors(columns))
+        """`margin` of `inputs`."""
+        return self.margin(self.inputs(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz, network.json (settings) and network.npz (weights by name)."""
@@ -179,18 +195,47 @@ class DCNv2:
         return model
 
     def use_threads(self, count: int) -> None:
-        """Let scoring use `count` threads."""
-        self.threads = count
+        """Let scoring use `count` threads; engines that were chosen for another number are forgotten."""
+        self.threads, self.choice = count, None
+
+    def engines(self) -> tuple[Engine, ...]:
+        """torch itself, and the same network in ONNX Runtime."""
+        from models.engines.session import OnnxRuntime
+
+        return Eager(self.network, self.threads), OnnxRuntime(self.graph(), self.threads)
+
+    def engine(self, n: int) -> Engine:
+        """The engine chosen for n rows; torch where none was."""
+        return Eager(self.network, self.threads) if self.choice is None else self.choice.engine(n)
+
+    def made_up(self, n: int, rng: np.random.Generator) -> Inputs:
+        """n rows of codes, numbers and sequences drawn at random."""
+        codes = rng.integers(0, self.encoder.sizes, (n, len(self.encoder.sizes)))
+        numbers = rng.normal(size=(n, self.encoder.dense)).astype(np.float32)
+        sizes = [self.encoder.vocabularies[name].size for name in self.encoder.spec.sequence]
+        return codes, numbers, *(rng.integers(-1, size, (n, MADE_UP_LENGTH)) for size in sizes)
+
+    def use_engines(self, choice: "Choice | None") -> None:
+        """Score with the engine chosen for each batch size; None: with torch."""
+        self.choice = choice
+
+    def inputs(self, columns: Mapping[str, Array]) -> Inputs:
+        """What engines get of n rows: codes, numbers (with missing indicators), then each sequence."""
+        encoded = self.encoder.encode(columns)
+        return encoded.codes, np.concatenate([encoded.numeric, encoded.missing], axis=1), *encoded.sequences
+
+    def graph(self) -> bytes:
+        """The network as an ONNX graph."""
+        from models.engines.network import graph
+
+        return graph({name: value.numpy() for name, value in self.network.state_dict().items()}, self.encoder.dense)
 
     def _grow(self, encoder: Encoder, data: Dataset, *, min_count: int) -> Encoder:
         self.encoder = encoder.grown(data.columns, min_count=min_count)
         return self.encoder
 
     def _tensors(self, columns: Mapping[str, Array]) -> list[Tensor]:
-        """Codes, numbers (with missing indicators), then each sequence."""
-        encoded = self.encoder.encode(columns)
-        numbers = np.concatenate([encoded.numeric, encoded.missing], axis=1)
-        return [torch.from_numpy(encoded.codes), torch.from_numpy(numbers), *map(torch.from_numpy, encoded.sequences)]
+        return [torch.from_numpy(part) for part in self.inputs(columns)]
 
     def _step(self, optimiser: torch.optim.Optimizer, inputs: list[Tensor], label: Tensor, shift: Tensor) -> None:
         codes, numbers, *sequences = inputs
@@ -202,6 +247,20 @@ class DCNv2:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """The network in torch, as it is, with that many threads (`models.engines.engine.Engine`)."""
+
+    network: Network
+    threads: int = 1
+    name: str = "torch"
+
+    def __call__(self, inputs: Inputs) -> F32:
+        """Logits of n rows."""
+        with torch_threads(self.threads):
+            return _score(self.network, [torch.from_numpy(part) for part in inputs])
 
 
 def _score(network: Network, inputs: list[Tensor]) -> F32:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from features.blocks import Blocks
 from models.contract import Array, FeatureSpec
 
 I64 = npt.NDArray[np.int64]
@@ -52,6 +53,12 @@ class Vocabulary:
             return np.array([known.get(value, UNKNOWN) for value in column.tolist()], np.int64)
         at = np.minimum(np.searchsorted(self.values, column), len(self.values) - 1)
         return np.where(self.values[at] == column, self.codes[at], UNKNOWN)
+
+    def code(self, value: str | int) -> int:
+        """The code of one value, 0 where it isn't known."""
+        if len(self.values) <= FEW_VALUES:
+            return self._known.get(value, UNKNOWN)
+        return int(self.encode(np.array([value]))[0])
 
     def grown(self, column: Array, min_count: int) -> "Vocabulary":
         """This vocabulary plus the values seen at least `min_count` times in `column`, with codes that follow the old ones."""
@@ -146,13 +153,22 @@ class Encoder:
         """Codes of the categorical columns, or of those named, int64 [n, columns]."""
         names = self.spec.categorical if names is None else names
         out = np.empty((_rows(columns, self.spec), len(names)), np.int64)
+        same: Mapping[str, Any] = {}
+        if isinstance(columns, Blocks):  # one request: most of its categories are the same in all rows
+            same = {**columns.same, **{name: values[0] for name, values in columns.others.items() if len(values) == 1}}
         for i, name in enumerate(names):
-            out[:, i] = self.vocabularies[name].encode(_categories(name, columns))
+            vocabulary, value = self.vocabularies[name], same.get(name)
+            if value is None:
+                out[:, i] = vocabulary.encode(_categories(name, columns))
+            else:
+                out[:, i] = vocabulary.code(value if isinstance(value, int) else value.item())
         return out
 
     def numbers(self, columns: Mapping[str, Array]) -> F32:
         """The numeric columns as they are, float32 [n, columns], NaN where missing: what trees want."""
         spec = self.spec
+        if isinstance(columns, Blocks) and (order := columns.names.order(spec.numeric)) is not None:
+            return columns.numbers.take(order, axis=1)
         out = np.empty((len(spec.numeric), _rows(columns, spec)), np.float32)
         for row, name in zip(out, spec.numeric, strict=True):
             row[:] = _numbers(name, columns)

@@ -79,9 +79,17 @@ class Logistic:
         self.weights, _ = _minimise(codes, numbers, batch.label, offset, self.weights, self.precision, self.weights)
         self.precision = (self.precision + self._curvature(encoded, offset)).astype(np.float32)
 
-    def score(self, columns: Mapping[str, Array]) -> F32:
+    def inputs(self, columns: Mapping[str, Array]) -> Encoded:
+        """The encoder's codes and standardised numbers."""
+        return self.encoder.encode(columns)
+
+    def margin(self, inputs: Encoded) -> F32:
         """s(x) of n rows, float32 [n]; numpy only, so that serving this family needs no torch."""
-        return self._score(self.encoder.encode(columns))
+        return self._score(inputs)
+
+    def score(self, columns: Mapping[str, Array]) -> F32:
+        """`margin` of `inputs`."""
+        return self.margin(self.inputs(columns))
 
     def save(self, folder: Path) -> None:
         """encoder.json, encoder.npz and logistic.npz."""

@@ -29,7 +29,7 @@ class PositionBias:
 
     def offset(self, slot: Array) -> F32:
         """b of each slot, float32 [n]; slots past the last one seen get the last one's value."""
-        return self.values[np.clip(slot, 0, len(self.values) - 1)].astype(np.float32)
+        return self.values[np.minimum(np.maximum(slot, 0), len(self.values) - 1)].astype(np.float32)
 
     def to_json(self) -> dict[str, list[float]]:
         """For the artefact's metadata."""

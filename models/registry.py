@@ -62,7 +62,7 @@ class Registry:
         home."""
         chosen = settings()
         if chosen.mlflow_url and home.root.resolve() == chosen.base().root:
-            return cls(home, chosen.mlflow_url)
+            return cls(home, chosen.mlflow_url.get_secret_value())
         return cls(home, f"sqlite:///{home.mlflow / 'mlflow.db'}")
 
     @property
@@ -184,7 +184,9 @@ class Registry:
     def _latest(self, artefact: str) -> Version:
         matching = [version for version in self.versions() if version.hash == artefact]
         if not matching:
-            raise KeyError(f"artefact {artefact} was never recorded in {self.url}; call Registry.record first")
+            raise KeyError(
+                f"artefact {artefact} was never recorded in the registry of {self.home.root}; call Registry.record first"
+            )
         return matching[-1]
 
     def _writing(self) -> "MlflowClient":

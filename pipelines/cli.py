@@ -8,6 +8,7 @@ import typer
 
 from infra.settings import Settings
 from pipelines.options import AsJson, unless_subcommand, with_settings
+from pipelines.rollout_cli import rollout_app
 
 app = typer.Typer(
     help="A click-prediction system to run, break and trust.",
@@ -56,6 +57,9 @@ def serve(chosen: Settings) -> None:
     from serving.serve import serve as run
 
     run(chosen.base(), chosen)
+
+
+app.add_typer(rollout_app, name="rollout")
 
 
 @app.command()
@@ -170,6 +174,26 @@ def gauntlet(
     from pipelines.gauntlet.command import gauntlet_command
 
     gauntlet_command(chosen, quick, bugs, clean, repeat, as_json, record)
+
+
+@app.command()
+@with_settings
+def experiment(
+    chosen: Settings,
+    days: Annotated[int | None, typer.Option(help="Days that are read out; 14 by default.")] = None,
+    arm_a: Annotated[
+        str | None,
+        typer.Option(help="What a serves: champion (default), a family, a hash, or legacy; with --log an arm's name."),
+    ] = None,
+    arm_b: Annotated[str | None, typer.Option(help="What b serves; a cheaper family by default.")] = None,
+    log: Annotated[bool, typer.Option("--log", help="Read the lake's prediction log instead of simulating a test.")] = False,
+    as_json: AsJson = False,
+    record: Annotated[bool, typer.Option(help="Keep the figures for the docs.")] = False,
+) -> None:
+    """An A/B test: lift in CTR, engagement and return, intervals to look at daily, ratio, power, A/A rate, and the truth."""
+    from pipelines.experiment.command import experiment_command
+
+    experiment_command(chosen, days, arm_a, arm_b, log, as_json, record)
 
 
 @app.command()

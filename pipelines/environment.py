@@ -34,11 +34,17 @@ def prepare(chosen: Settings) -> None:
         "MPLBACKEND": "Agg",
     }
     if chosen.prefect_url:
-        defaults["PREFECT_API_URL"] = chosen.prefect_url
+        defaults["PREFECT_API_URL"] = chosen.prefect_url.get_secret_value()
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     for noisy in ("alembic", "httpx", "feast"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def show_mlflow(chosen: Settings) -> None:
+    """Tell `mlflow ui`, run from this process, what to show: in its environment, since every user can read its arguments."""
+    database = f"sqlite:///{chosen.base().mlflow / 'mlflow.db'}"
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = chosen.mlflow_url.get_secret_value() or database
 
 
 def bare() -> dict[str, str]:

@@ -27,7 +27,9 @@ class IncidentStore:
     """The incidents of one home."""
 
     def __init__(self, home: Home, webhook_url: str = "") -> None:
-        """`webhook_url` is told of incidents that open or change their state; "" for nobody.  ExplainedError if no http(s)."""
+        """`webhook_url` is told of incidents that open or change their state; "" for nobody.  ExplainedError if no http(s).
+
+        The address is often itself the key to a channel: it is never said, only its host is."""
         self.home = home
         self.path = home.root / "incidents" / "incidents.jsonl"
         self.webhook_url = checked_url(webhook_url)
@@ -110,7 +112,7 @@ def checked_url(url: str) -> str:
     """The URL, if it is empty or http(s); ExplainedError otherwise."""
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ExplainedError(f"the webhook's URL must begin with http:// or https:// and name a host, not {url!r}")
+        raise ExplainedError("the webhook's URL (CLICKPROOF_WEBHOOK_URL) must begin with http:// or https:// and name a host")
     return url
 
 
@@ -122,7 +124,8 @@ def post(url: str, message: Mapping[str, Any]) -> bool:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return bool(200 <= answer.status < 300)
     except (OSError, urllib.error.URLError, ValueError) as error:
-        _log.warning("the webhook %s was not told of incident %s: %s", url, message.get("number"), error)
+        host = urlsplit(url).hostname
+        _log.warning("the webhook at %s was not told of incident %s: %s", host, message.get("number"), error)
         return False
 
 

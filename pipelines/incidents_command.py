@@ -11,7 +11,7 @@ from pipelines.incident_store import OPEN, WORDS, IncidentStore, plain
 
 def incidents_command(chosen: Settings, what: str, number: int | None, as_json: bool) -> None:
     """`what`: list, show, or one of the words that a person may say."""
-    store = IncidentStore(chosen.base(), chosen.webhook_url)
+    store = IncidentStore(chosen.base(), chosen.webhook_url.get_secret_value())
     if what == "list":
         known = store.all()
         text = "\n".join(_line(each) for each in known.values()) or f"no incidents in {store.path}"

@@ -11,7 +11,8 @@ import typer
 from pydantic import ValidationError
 
 from infra.errors import ExplainedError
-from infra.settings import Settings, use
+from infra.redaction import STARS, guard, redacted
+from infra.settings import Settings, secret_names, use
 from pipelines.interrupt import end_at_once
 
 _SHARED: dict[str, Any] = {
@@ -34,6 +35,7 @@ def with_settings(command: Callable[..., int | None], home: bool = True) -> Call
     def run(**arguments: Any) -> None:
         given = {name: arguments.pop(name) for name in _SHARED}
         end_at_once()
+        guard()
         try:
             try:
                 chosen = Settings(**{name: value for name, value in given.items() if value is not None})
@@ -46,7 +48,7 @@ def with_settings(command: Callable[..., int | None], home: bool = True) -> Call
                 prepare(chosen)
             status = command(chosen, **arguments)
         except ExplainedError as error:
-            print(f"clickproof: {error}", file=sys.stderr)
+            print(f"clickproof: {redacted(str(error))}", file=sys.stderr)
             raise typer.Exit(2) from None
         raise typer.Exit(status or 0)
 
@@ -78,8 +80,12 @@ def _takes(run: Any, parameters: Sequence[inspect.Parameter]) -> None:
 
 
 def _wrong_settings(error: ValidationError) -> str:
-    """Which setting, what it is, what it should be."""
-    found = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors()]
+    """Which setting, what it is (stars for a secret), what it should be."""
+    hidden = {(name,) for name in secret_names()}
+    found = [
+        f"{'.'.join(map(str, e['loc']))} is {STARS if e['loc'] in hidden else repr(e['input'])}: {e['msg']}"
+        for e in error.errors()
+    ]
     return f"wrong setting (an option, or CLICKPROOF_ in capitals as a variable): {'; '.join(found)}"
 
 

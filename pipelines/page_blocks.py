@@ -18,7 +18,11 @@ from pipelines.serving_page import BLOCKS as SERVING
 def settings_table() -> str:
     """Every setting: variable, default, meaning."""
     rows = [
-        (f"`CLICKPROOF_{name.upper()}`", f"`{field.default}`" if field.default not in ("", None) else "", field.description)
+        (
+            f"`CLICKPROOF_{name.upper()}`",
+            f"`{field.default}`" if str(field.default) not in ("", "None") else "",
+            field.description,
+        )
         for name, field in Settings.model_fields.items()
     ]
     return table(["variable", "default", "meaning"], rows)
@@ -130,6 +134,17 @@ def recorded_answer(name: str) -> str:
     return f"`{figure.command}` on {where}\n\n{answer(name).markdown(figure.result)}"
 
 
+def recorded_batching() -> str:
+    """What rows cost by batch size, from the run that timed the engines."""
+    try:
+        figure = load("answer-engines")
+    except FileNotFoundError:
+        return "*Not recorded yet: `clickproof answer engines --record`.*"
+    from pipelines.answers.engines import batching
+
+    return f"`{figure.command}` on `{figure.result['on']}`\n\n{batching(figure.result)}"
+
+
 def benchmarks() -> str:
     """The four benchmarks' figures beside their goals."""
     world, join, score, serve = (load(f"bench-{name}").result for name in ("world", "join", "score", "serve"))
@@ -158,6 +173,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bug-catalogue": bug_catalogue,
     "features": features_table,
     **{f"answer-{name}": partial(recorded_answer, name) for name in ANSWERS},
+    "batching": recorded_batching,
     "open-bandit": open_bandit,
     "benchmarks": benchmarks,
     "train-families": train_families,

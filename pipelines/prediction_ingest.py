@@ -6,16 +6,12 @@ progress are one atomic fact: a run that is killed leaves either both or neither
 follows a torn tail, or a record still being written, waits for a later run.
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
-from serving.prediction_log import Record, read, segments
+from pipelines.segment_reading import alone, chunks, size_of
+from serving.prediction_log import read, segments
 from serving.prediction_rows import to_table
 
 TABLE = "predictions"
@@ -41,17 +37,12 @@ def ingest_predictions(home: Home, chunk_bytes: int = CHUNK_BYTES) -> Prediction
     requests = rows = touched = waiting = 0
     if not segments(home):
         return PredictionCounts(0, 0, 0, 0)
-    with _alone(home):
+    with alone(home, home.log):
         for segment in segments(home):
             app = f"prediction-log/{segment.stem}"
             start = offset = max(lake.committed(TABLE, app), 0)
-            size = segment.stat().st_size
-            if size < offset:
-                raise ExplainedError(
-                    f"{segment} has {size} bytes, but {offset} were ingested from it: it was cut or replaced; restore it, "
-                    "or move it away if its records are in the lake"
-                )
-            for records, end in _chunks(segment, offset, chunk_bytes):
+            size = size_of(segment, offset)
+            for records, end in chunks(read(segment, offset), offset, chunk_bytes):
                 table = to_table(records)
                 if lake.append(TABLE, table, txn=(app, end), widen=True):
                     requests, rows = requests + len(records), rows + table.num_rows
@@ -59,28 +50,3 @@ def ingest_predictions(home: Home, chunk_bytes: int = CHUNK_BYTES) -> Prediction
             touched += offset > start
             waiting += size - offset
     return PredictionCounts(requests, rows, touched, max(waiting, 0))
-
-
-@contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """One ingestion at a time: two that cut the same segment into different chunks would each see the other's as not
-    yet done.
-
-    The lock goes with the process that holds it, however that ends.
-    """
-    with home.writing(home.log / ".ingesting").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _chunks(segment: Path, offset: int, chunk_bytes: int) -> Iterator[tuple[list[Record], int]]:
-    """(records, offset behind them) in chunks of about `chunk_bytes`."""
-    records: list[Record] = []
-    start = end = offset
-    for record, end in read(segment, offset):
-        records.append(record)
-        if end - start >= chunk_bytes:
-            yield records, end
-            records, start = [], end
-    if records:
-        yield records, end

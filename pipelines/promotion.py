@@ -15,11 +15,12 @@ from models import evaluate, gates, plots
 from models.artefact import Artefact, load
 from models.contract import Dataset
 from models.importance import permutation_importance
-from models.registry import CHAMPION, Registry
+from models.registry import Registry
 from models.train import Trained
 from monitoring.findings import Checks
 from pipelines.sources.contract import SourceSpec
 from pipelines.training import judge, probability
+from serving.rollout_store import agreed_champion, crown
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Comparator:
 
 def champion_of(home: Home) -> Artefact | None:
     """The artefact that serves now, None where nothing was ever promoted."""
-    name = Registry.of(home).alias_hash(CHAMPION)
+    name = agreed_champion(home)
     return None if name is None else load(home.artefacts, name)
 
 
@@ -109,9 +110,10 @@ def record(home: Home, candidate: Candidate, lineage: Mapping[str, str], files: 
 
 
 def promote(home: Home, candidates: Mapping[str, Candidate], decisions: Mapping[str, gates.Decision], at_us: int) -> str | None:
-    """Give the alias `champion` to the candidate with the lowest NE among those that passed; the family, None where none did.
+    """Make the candidate with the lowest NE among those that passed champion; the family, None where none did.
 
-    Every decision goes into the audit, those of the others too."""
+    The rollout document changes and the alias `champion` follows.  Every decision goes into the audit, those of the others
+    too."""
     passed = [family for family, decision in decisions.items() if decision.passed]
     winner = min(passed, key=lambda family: candidates[family].report["ne"]["value"], default=None)
     registry = Registry.of(home)
@@ -121,5 +123,6 @@ def promote(home: Home, candidates: Mapping[str, Candidate], decisions: Mapping[
     if winner is not None:
         best = candidates[winner].artefact.hash
         others = f"lowest NE of {len(passed)} that passed, out of {len(candidates)}"
-        registry.decide(best, f"promote {winner}", True, (others,), at_us=at_us, alias=CHAMPION)
+        registry.decide(best, f"promote {winner}", True, (others,), at_us=at_us)
+        crown(home, "gates", f"{winner}: {others}", best)
     return winner

@@ -16,7 +16,7 @@ from infra.lake import Lake, watermark_us
 from infra.settings import Settings
 from models import metrics
 from models.artefact import Artefact
-from models.registry import CHAMPION, Registry
+from models.registry import Registry
 from models.retrain import DayResult, History, RetrainPolicy, should_retrain
 from monitoring.daily import watch
 from pipelines.console import finish
@@ -24,6 +24,7 @@ from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE, probability
 from pipelines.training_set import Window, build
+from serving.rollout_store import agreed_champion
 
 
 def run(chosen: Settings, *, as_json: bool, force: bool) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def run(chosen: Settings, *, as_json: bool, force: bool) -> dict[str, Any]:
     history = history_of(home, spec, chosen)
     reason = should_retrain(history, RetrainPolicy()) or ("asked for with --force" if force else None)
     result: dict[str, Any] = {"reason": reason, "history": asdict(history), "champion": None, "decisions": {}}
-    registry, name = Registry.of(home), Registry.of(home).alias_hash(CHAMPION)
+    registry, name = Registry.of(home), agreed_champion(home)
     if reason is None:
         why = "none of age, performance and drift asks for it"
         if name:
@@ -53,7 +54,7 @@ def history_of(home: Home, spec: SourceSpec, chosen: Settings) -> History:
     """What is known about the champion now: its age, how it did on matured days since, what drifted."""
     from models.artefact import load
 
-    now_us, name = watermark_us(home), Registry.of(home).alias_hash(CHAMPION)
+    now_us, name = watermark_us(home), agreed_champion(home)
     if name is None:
         return History(now_us, None, None)
     artefact = load(home.artefacts, name)

@@ -5,6 +5,7 @@ import sys
 
 from infra.errors import ExplainedError
 from infra.settings import Settings
+from pipelines.environment import show_mlflow
 
 PORTS = {"mlflow": 5000, "prefect": 4200, "evidently": 8001}
 
@@ -20,8 +21,7 @@ def arguments(chosen: Settings, what: str, port: int | None = None) -> list[str]
         database = home.mlflow / "mlflow.db"
         if not chosen.mlflow_url and not database.exists():
             raise ExplainedError(f"{database} is not there yet; `clickproof train` records its runs in it")
-        store = chosen.mlflow_url or f"sqlite:///{database}"
-        return ["-m", "mlflow", "ui", "--workers", "1", *at, "--backend-store-uri", store]
+        return ["-m", "mlflow", "ui", "--workers", "1", *at]
     workspace = home.reports / "evidently"
     if not workspace.exists():
         raise ExplainedError(f"{workspace} is not there yet; `clickproof report` adds the first report to it")
@@ -30,4 +30,6 @@ def arguments(chosen: Settings, what: str, port: int | None = None) -> list[str]
 
 def ui_command(chosen: Settings, what: str, port: int | None) -> None:
     """Become the server of one of the pages; ends with Ctrl-C."""
-    os.execv(sys.executable, [sys.executable, *arguments(chosen, what, port)])
+    command = [sys.executable, *arguments(chosen, what, port)]
+    show_mlflow(chosen)
+    os.execv(sys.executable, command)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from features.ids import text_id, uniform
+from features.ids import text_id, uniform, uniform_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,13 @@ class Assignment:
         """The arm of a user.  Someone unknown (user_id -1) can't be recognised and is assigned request by request."""
         if len(self.arms) == 1:
             return self.arms[0]
-        luck = uniform(self._salt_id, user_id) if user_id >= 0 else uniform(self._salt_id, -1, request_id)
-        return self.arms[bisect_right(self._edges, float(luck))]
+        return self.arms[bisect_right(self._edges, luck(self._salt_id, user_id, request_id))]
 
     def arms_of(self, user_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Indexes into `arms` of many known users: [n] int64, equal to `arm` one by one."""
         return np.searchsorted(np.asarray(self._edges), uniform(self._salt_id, user_id), side="right").astype(np.int64)
+
+
+def luck(salt_id: int, user_id: int, request_id: int) -> float:
+    """The luck in [0, 1) of a user under a salt; of someone unknown (user_id -1), of the request."""
+    return uniform_one(salt_id, user_id) if user_id >= 0 else uniform_one(salt_id, -1, request_id)

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from features.batch import FeatureBatch, FeatureSource, RequestBatch
+from features.batch import FeatureBatch, FeatureSource, RequestBatch, ViewStates
 from features.catalogue import Entity
 from features.partition import Part
 from features.requests import from_impressions
@@ -27,7 +27,7 @@ from models.artefact import Artefact
 from serving.assignment import Assignment
 from serving.messages import context_names
 from serving.policy import GreedyPolicy
-from serving.scorer import Scorer, fallback_mask, fetch
+from serving.scorer import Scorer, fetch
 
 TABLE = "batch_scores"
 CHUNK_ROWS = 131_072  # enough to amortise reading feature snapshots, some 30 MB of features
@@ -130,5 +130,5 @@ def _result(
 ) -> pa.RecordBatch:
     n = len(rows)
     times = pa.array(rows.time_us).cast(TIME)
-    columns = [rows.row_id, times, slot.astype(np.int16), s, p, fallback_mask(features, n), pa.repeat(artefact, n)]
+    columns = [rows.row_id, times, slot.astype(np.int16), s, p, ViewStates.of(features.views, n).mask(), pa.repeat(artefact, n)]
     return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=SCHEMA)

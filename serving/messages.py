@@ -5,13 +5,14 @@ Used by `serving.app`.  Every way a request can be wrong names its field, so tha
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 
+from features.batch import Degraded
 from features.catalogue import CONTEXT, DERIVED, VIEWS, Kind
-from features.ids import derived_id
+from features.ids import derived_id_one
 from serving.scorer import Answer, RankRequest
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -19,6 +20,7 @@ Price = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # finite as float32, also 
 # Bounded, because each value is repeated for every candidate.
 Word = Annotated[str, msgspec.Meta(max_length=128)]
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+T = TypeVar("T")
 
 
 class Candidate(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,6 +62,10 @@ class AnswerMarks(msgspec.Struct):
     unknown_ads: list[int]
     missing: Annotated[list[str], msgspec.Meta(description="Feature views without a row for some candidate.")]
     stale: Annotated[list[str], msgspec.Meta(description="Feature views older than they should be.")]
+    degraded: Annotated[
+        Degraded,
+        msgspec.Meta(description="What stood in for what could not be had; empty: nothing had to."),
+    ] = ""
 
 
 class RankAnswer(msgspec.Struct):
@@ -67,7 +73,9 @@ class RankAnswer(msgspec.Struct):
 
     request_id: int
     arm: str
-    model: Annotated[str, msgspec.Meta(description="Content hash of the model version.")]
+    model: Annotated[
+        str, msgspec.Meta(description="Content hash of the model version, or popularity where no model could score.")
+    ]
     policy: str
     randomised: bool
     ads: list[ShownAd]
@@ -84,6 +92,7 @@ class ModelAnswer(msgspec.Struct):
     context: Annotated[dict[str, str], msgspec.Meta(description="Context fields of a request and their types.")]
     policy: str
     arms: dict[str, float]
+    engine: Annotated[str, msgspec.Meta(description="What computes the model at which batch size, and why.")]
 
 
 class Problem(msgspec.Struct):
@@ -104,7 +113,12 @@ class InvalidRequest(Exception):
 
     def __init__(self, status: int, field: str | None, message: str) -> None:
         super().__init__(message)
-        self.status, self.field, self.message = status, field, message
+        self.status, self.field, self.message = status, field and _shortened(field), _shortened(message)
+
+
+def _shortened(text: str) -> str:
+    """At most 200 characters: names in a body may be as long as the body, and an answer does not repeat all of that."""
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 _DECODER = msgspec.json.Decoder(RankBody)
@@ -125,9 +139,14 @@ def context_kinds(names: tuple[str, ...]) -> dict[str, Kind]:
 
 
 def decode(body: bytes) -> RankBody:
+    """The body of POST /v1/rank, checked by itself.  Raises InvalidRequest."""
+    return decode_as(_DECODER, body)
+
+
+def decode_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """A request body, checked by itself.  Raises InvalidRequest."""
     try:
-        return _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest(422, *_place(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -165,7 +184,7 @@ def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int)
             ads.append(candidate.ad_id)
             bids.append(candidate.bid)
     if len(set(ads)) < n:
-        place = next(i for i, ad in enumerate(ads) if ad in ads[:i])
+        place = _second(ads)
         raise InvalidRequest(422, f"candidates[{place}]", f"ad {ads[place]} is there twice; give each candidate once")
     return RankRequest(
         user_id=-1 if body.user_id is None else body.user_id,
@@ -175,6 +194,16 @@ def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int)
         bid=None if plain else np.array(bids, np.float32),
         request_id=body.request_id,
     )
+
+
+def _second(ads: list[int]) -> int:
+    """Where the first ad that was there before is there again."""
+    seen: set[int] = set()
+    for place, ad in enumerate(ads):
+        if ad in seen:
+            return place
+        seen.add(ad)
+    raise ValueError("every ad is there once")
 
 
 def _context(given: Mapping[str, str | int | None], kinds: Mapping[str, Kind]) -> dict[str, str | int]:
@@ -193,14 +222,14 @@ def _context(given: Mapping[str, str | int | None], kinds: Mapping[str, Kind]) -
     return values
 
 
-def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> RankAnswer:
+def to_answer(request: RankRequest, answer: Answer, policy: str) -> RankAnswer:
     """What goes back to the caller."""
     slate = answer.slate
     k = len(slate.shown)
     rows: Any = zip(
         request.ad_id[slate.shown].tolist(),
         range(k),
-        derived_id(answer.request_id, np.arange(k)).tolist(),
+        [derived_id_one(answer.request_id, slot) for slot in range(k)],
         answer.p.tolist(),
         answer.s[slate.shown].tolist(),
         slate.propensity.tolist(),
@@ -210,11 +239,15 @@ def to_answer(request: RankRequest, answer: Answer, model: str, policy: str) -> 
     return RankAnswer(
         answer.request_id,
         answer.arm,
-        model,
+        answer.model,
         policy,
         slate.randomised,
         [ShownAd(*row) for row in rows],
         AnswerMarks(
-            "known" if marks.user_known else "unknown", list(marks.unknown_ads), list(marks.missing), list(marks.stale)
+            "known" if marks.user_known else "unknown",
+            list(marks.unknown_ads),
+            list(marks.missing),
+            list(marks.stale),
+            marks.degraded,
         ),
     )

@@ -5,12 +5,12 @@ is a hash of the request id: asking again gives the same slate.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from features.ids import mix, uniform
+from features.ids import mix, uniform_one
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -19,8 +19,7 @@ I64 = npt.NDArray[np.int64]
 _EXPLORE, _ORDER = 0x45_58_50, 0x4F_52_44
 
 
-@dataclass(frozen=True, slots=True)
-class Slate:
+class Slate(NamedTuple):
     """What a policy decided for one request of n candidates."""
 
     shown: I64  # [k] indexes into the candidates, top slot first; k = min(slots, n)
@@ -73,7 +72,7 @@ class EpsilonPolicy:
     def choose(self, request_id: int, value: npt.NDArray[np.floating], slots: int) -> Slate:
         n = len(value)
         greedy = greedy_order(value)[:slots]
-        randomised = bool(uniform(request_id, _EXPLORE) < self.epsilon)
+        randomised = uniform_one(request_id, _EXPLORE) < self.epsilon
         shown = random_order(request_id, n)[:slots] if randomised else greedy
         propensity = (1.0 - self.epsilon) * (shown == greedy) + self.epsilon / n
         return Slate(shown, propensity.astype(np.float32), randomised)

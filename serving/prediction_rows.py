@@ -14,7 +14,7 @@ import pyarrow as pa
 from features.catalogue import VIEWS
 from features.ids import derived_id
 from features.schemas import PREDICTIONS, TIME
-from serving.prediction_log import Column, Record, unpack
+from serving.prediction_log import Matrix, Record, names_of, unpack
 
 Array = npt.NDArray[Any]
 
@@ -25,8 +25,13 @@ def to_table(records: Iterable[Record]) -> pa.Table:
     Columns are features.schemas.PREDICTIONS, then f_FEATURE, snapshot_VIEW and age_VIEW (null where not logged), and `day`, the
     UTC day of the request.  Bit i of fallback_mask is the catalogue's i-th view, whichever views a model reads.
     """
-    groups = [_rows(list(same)) for _, same in groupby(records, key=lambda r: (list(r.features), list(r.snapshots)))]
+    groups = [_rows(list(same)) for _, same in groupby(records, key=_layout)]
     return pa.concat_tables(groups, promote_options="default").combine_chunks()
+
+
+def _layout(record: Record) -> tuple[tuple[str, ...], ...]:
+    """Names of what a record logs: records with the same become one table."""
+    return names_of(record.numbers), names_of(record.whole), tuple(record.others), names_of(record.snapshots)
 
 
 def _rows(records: Sequence[Record]) -> pa.Table:
@@ -42,9 +47,6 @@ def _rows(records: Sequence[Record]) -> pa.Table:
     def of_slot(values: Array) -> pa.Array:
         return pa.array(values).take(shown_place)
 
-    def of_logged(columns: Sequence[Column]) -> pa.Array:
-        return _arrow(np.concatenate([unpack(column) for column in columns])).take(logged_place)
-
     shown_rows = np.concatenate([rows + start for rows, start in zip(shown, first, strict=True)])
     logged_rows = np.concatenate([rows + start for rows, start in zip(logged, first, strict=True)])
     shown_place, logged_place = _places(n, shown_rows), _places(n, logged_rows)
@@ -58,6 +60,7 @@ def _rows(records: Sequence[Record]) -> pa.Table:
     ]
     bid = np.concatenate(bids)
     masks = np.concatenate([unpack(r.fallback_mask) for r in records])
+    views = names_of(records[0].snapshots)
     columns: dict[str, pa.Array] = {
         "request_id": pa.array(request_id),
         "impression_id": of_slot(derived_id(request_id[shown_rows], slots)),
@@ -71,17 +74,20 @@ def _rows(records: Sequence[Record]) -> pa.Table:
         "bid": pa.array(bid, mask=np.isnan(bid)),
         "propensity": of_slot(np.concatenate([unpack(r.propensity) for r in records])),
         "randomised": pa.array(of_request([r.randomised for r in records])),
-        "fallback_mask": pa.array(_catalogue_bits(masks, list(records[0].snapshots))),
+        "fallback_mask": pa.array(_catalogue_bits(masks, list(views))),
     }
     for name in ("policy", "arm", "artefact", "encoder"):
         columns[name] = pa.array(of_request([getattr(r, name) for r in records]))
     table = pa.Table.from_arrays([columns[name] for name in PREDICTIONS.names], schema=PREDICTIONS)
-    for name in records[0].features:
-        table = table.append_column(f"f_{name}", of_logged([r.features[name] for r in records]))
+    features: dict[str, Any] = {**_columns([r.whole for r in records]), **_columns([r.numbers for r in records])}
+    features |= {name: _arrow(np.concatenate([unpack(r.others[name]) for r in records])) for name in records[0].others}
+    for name, values in features.items():
+        table = table.append_column(f"f_{name}", values.take(logged_place))
+    snapshots, ages = _columns([r.snapshots for r in records]), _columns([r.ages for r in records])
     for view in VIEWS:
-        there = view.name in records[0].snapshots
-        snapshot = of_logged([r.snapshots[view.name] for r in records]) if there else pa.nulls(n, pa.int64())
-        age = of_logged([r.ages[view.name] for r in records]) if there else pa.nulls(n, pa.float32())
+        there = view.name in snapshots
+        snapshot = snapshots[view.name].take(logged_place) if there else pa.nulls(n, pa.int64())
+        age = ages[view.name].take(logged_place) if there else pa.nulls(n, pa.float32())
         table = table.append_column(f"snapshot_{view.name}", snapshot).append_column(f"age_{view.name}", age)
     day = np.datetime_as_string(time_us.astype("datetime64[us]"), unit="D")
     return table.append_column(pa.field("day", pa.string(), nullable=False), pa.array(day))
@@ -92,6 +98,12 @@ def _places(n: int, rows: Array) -> pa.Array:
     place = np.full(n, -1)
     place[rows] = np.arange(len(rows))
     return pa.array(place, mask=place < 0)
+
+
+def _columns(blocks: Sequence[Matrix]) -> dict[str, pa.Array]:
+    """The columns of matrices with the same names, one behind the other."""
+    values = np.concatenate([unpack(block.values) for block in blocks])
+    return {name: pa.array(np.ascontiguousarray(values[:, at])) for at, name in enumerate(names_of(blocks[0]))}
 
 
 def _arrow(values: Array) -> pa.Array:

@@ -4,27 +4,46 @@ REST (`serving.app`) and in-process callers use `Scorer.rank`; the batch scorer 
 features and model without a slate.  A `Scorer` holds no state besides what it was given.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
-from time import perf_counter_ns
-from typing import Protocol
+from time import monotonic, perf_counter_ns
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from features.batch import F32, I64, MISSING, STALE, Array, FeatureBatch, FeatureSource, RequestBatch
+from features.batch import (
+    F32,
+    I64,
+    MISSING,
+    STALE,
+    Array,
+    Degraded,
+    FeatureBatch,
+    FeatureSource,
+    OneRequest,
+    RequestBatch,
+    ViewStates,
+)
+from features.blocks import Blocks
 from features.catalogue import VIEWS
-from features.ids import derived_id, text_id, uniform
+from features.ids import derived_id_one, mix_one, text_id
+from features.online import OnlineSource
 from infra.clock import Clock
+from models.artefact import Artefact
 from serving.assignment import Assignment
+from serving.fallback import NAME as POPULARITY
+from serving.fallback import popularity
 from serving.policy import Policy, Slate
-from serving.prediction_log import PredictionLog, Record, pack, pack_rows
+from serving.prediction_log import PredictionLog, Record, matrix, pack
 
-LOGGED_SHARE = 0.01  # of the candidates that are not shown, a hashed share has its feature values logged
-STAGES = ("features", "score", "policy", "log")
+LOGGED_ONE_IN = 100  # of the candidates that are not shown, a hashed share has its feature values logged
+STAGES = ("fetch", "encode", "score", "calibrate", "policy", "log")
 
 _ENTITY = {view.name: view.entity for view in VIEWS}
+_log = logging.getLogger("clickproof.serving")
 _SAMPLE = 0x4C_4F_47  # salt of the hashed share
 
 
@@ -59,29 +78,49 @@ class RankRequest:
     time_us: int | None = None  # None: the scorer's clock says
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(NamedTuple):
     """What the answer had to do without."""
 
     user_known: bool
     unknown_ads: tuple[int, ...]  # candidates without any stored row
     missing: tuple[str, ...]  # views without a row for some candidate
     stale: tuple[str, ...]  # views older than they should be for some candidate
+    degraded: Degraded = ""  # what stood in for what could not be had
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A slate and everything that led to it.  Arrays of n are by candidate, arrays of k by slot, top first."""
 
     request_id: int
     time_us: int
     arm: str
+    model: str  # the artefact's hash, or what stood in for it
     slate: Slate
     s: F32  # [n]
     p: F32  # [k] at the slot given
     features: FeatureBatch
     marks: Marks
     stage_ns: tuple[int, ...]  # how long each of STAGES took
+
+
+class _Begun(NamedTuple):
+    """A request with its features."""
+
+    request: RankRequest
+    request_id: int
+    time_us: int
+    batch: FeatureBatch
+    fetch_ns: int
+
+
+class _Scored(NamedTuple):
+    """Scores of a request, what gave them, and how long encoding, model and calibration took."""
+
+    s: F32
+    model: str
+    encoder: str
+    degraded: Degraded
+    step_ns: tuple[int, ...]
 
 
 class Scorer:
@@ -107,6 +146,14 @@ class Scorer:
         # Ids of requests that come without one: unique because a segment's name never comes back.
         self._origin = text_id(log.path.name) if log is not None else 0
         self._count = count()
+        self._said = 0.0
+
+    def close(self) -> None:
+        """Close the log and, where it has one, the store."""
+        if self.log is not None:
+            self.log.close()
+        if isinstance(self.source, OnlineSource):
+            self.source.close()
 
     def score_rows(self, rows: RequestBatch, slot: npt.NDArray[np.integer]) -> tuple[F32, F32, FeatureBatch]:
         """(s, p, features) of n rows: p is the click probability at each row's own slot."""
@@ -121,37 +168,103 @@ class Scorer:
     def rank(self, request: RankRequest) -> Answer:
         """Score the candidates, choose the slate, write the log; only then is there an answer.
 
-        Raises OSError where the log can't take the record (an answer that is not in the log must not be given) and
-        FloatingPointError where a score is not finite.
+        Raises OSError where the log can't take the record: an answer that is not in the log must not be given.
         """
+        begun = self._begin(request)
+        return self._finish(begun, self._score(begun.batch, len(request.ad_id)))
+
+    def rank_many(self, requests: Sequence[RankRequest]) -> list[Answer]:
+        """`rank` of several requests with one call of the model: where a call costs more than a few rows do, this pays."""
+        if len(requests) == 1:
+            return [self.rank(requests[0])]
+        begun = [self._begin(request) for request in requests]
+        counts = [len(request.ad_id) for request in requests]
+        together = FeatureBatch(Blocks.joined([Blocks.of(one.batch.columns) for one in begun]), {})
+        scored = self._score(together, sum(counts))
+        answers, low = [], 0
+        for one, rows in zip(begun, counts, strict=True):
+            part = scored.s[low : low + rows]
+            share = tuple(ns * rows // sum(counts) for ns in scored.step_ns)
+            answers.append(self._finish(one, scored._replace(s=part, step_ns=share)))
+            low += rows
+        return answers
+
+    def _begin(self, request: RankRequest) -> "_Begun":
+        """Find the features."""
         if self.log is None:
             raise ValueError("this scorer was made without a prediction log; it can score rows but not answer requests")
         started = perf_counter_ns()
         time_us = self.clock.now_us() if request.time_us is None else request.time_us
-        request_id = int(derived_id(self._origin, next(self._count))) if request.request_id is None else request.request_id
+        request_id = derived_id_one(self._origin, next(self._count)) if request.request_id is None else request.request_id
         batch = fetch(self.source, candidate_rows(request, time_us))
-        fetched = perf_counter_ns()
-        s = self.artefact.score(batch.columns)
-        if not np.isfinite(s).all():
-            raise FloatingPointError(f"artefact {self.artefact.hash} gave a score that is not finite for request {request_id}")
-        scored = perf_counter_ns()
+        return _Begun(request, request_id, time_us, batch, perf_counter_ns() - started)
+
+    def _finish(self, begun: "_Begun", scored: "_Scored") -> Answer:
+        """Choose the slate and write the log."""
+        request, request_id, time_us, batch, fetch_ns = begun
+        assert self.log is not None, "_begin refuses"
+        s, after = scored.s, perf_counter_ns()
         slate = self.policy.choose(request_id, self._value(s, request.bid), request.slots)
         p = self.artefact.probability(s[slate.shown], np.arange(len(slate.shown))).astype(np.float32)
         arm = self.assignment.arm(request.user_id, request_id)
         chosen = perf_counter_ns()
-        self.log.append(self._record(request, request_id, time_us, arm, slate, s, p, batch))
-        logged = perf_counter_ns()
-        stages = (fetched - started, scored - fetched, chosen - scored, logged - chosen)
-        return Answer(request_id, time_us, arm, slate, s, p, batch, marks(batch, request.ad_id), stages)
+        states = ViewStates.of(batch.views, len(s))
+        self.log.append(self._record(request, request_id, time_us, arm, slate, scored, p, batch, states))
+        stages = (fetch_ns, *scored.step_ns, chosen - after, perf_counter_ns() - chosen)
+        degraded = scored.degraded or batch.degraded
+        return Answer(
+            request_id, time_us, arm, scored.model, slate, s, p, batch, marks(states, request.ad_id, degraded), stages
+        )
+
+    def _score(self, batch: FeatureBatch, n: int) -> "_Scored":
+        """s of n rows by the model, or by popularity where the model fails or gives what isn't a number."""
+        model, started = self.artefact, perf_counter_ns()
+        try:
+            if isinstance(model, Artefact):  # a whole one tells its steps apart; one wrapped for a drill is one step
+                inputs = model.inputs(batch.columns)
+                encoded = perf_counter_ns()
+                margin = model.margin(inputs)
+                ran = perf_counter_ns()
+                s = model.calibrator.apply(margin)
+            else:
+                encoded = started
+                s = model.score(batch.columns)
+                ran = perf_counter_ns()
+            if not np.isfinite(s).all():
+                raise FloatingPointError("a score is not finite")
+            return _Scored(s, *self._hashes, "", (encoded - started, ran - encoded, perf_counter_ns() - ran))
+        except Exception:  # noqa: BLE001 - whatever is wrong with a model, its callers need an order of ads
+            self._say_once(f"model {self._hashes[0]} failed; answering by popularity")
+        s = popularity(batch.columns, n)
+        return _Scored(s, POPULARITY, POPULARITY, "popularity", (0, perf_counter_ns() - started, 0))
+
+    def _say_once(self, message: str) -> None:
+        """Log the exception being handled, at most once a second: a broken model breaks for every request."""
+        now = monotonic()
+        if now - self._said > 1.0:
+            self._said = now
+            _log.exception(message)
 
     def _value(self, s: F32, bid: F32 | None) -> npt.NDArray[np.floating]:
         """What to order by: s, or the expected price of the top slot where there are bids."""
         return s if bid is None else bid * self.artefact.probability(s, np.zeros(len(s), np.int64))
 
     def _record(
-        self, request: RankRequest, request_id: int, time_us: int, arm: str, slate: Slate, s: F32, p: F32, batch: FeatureBatch
+        self,
+        request: RankRequest,
+        request_id: int,
+        time_us: int,
+        arm: str,
+        slate: Slate,
+        scored: _Scored,
+        p: F32,
+        batch: FeatureBatch,
+        states: ViewStates,
     ) -> Record:
-        logged = logged_rows(request_id, len(s), slate.shown)
+        n = len(scored.s)
+        logged = logged_rows(request_id, n, slate.shown)
+        columns = Blocks.of(batch.columns)
+        others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
         return Record(
             request_id=request_id,
             time_us=time_us,
@@ -159,19 +272,21 @@ class Scorer:
             policy=self.policy.name,
             randomised=slate.randomised,
             arm=arm,
-            artefact=self._hashes[0],
-            encoder=self._hashes[1],
+            artefact=scored.model,
+            encoder=scored.encoder,
             ad_id=pack(request.ad_id),
-            s=pack(s),
+            s=pack(scored.s),
             bid=None if request.bid is None else pack(request.bid),
-            fallback_mask=pack(fallback_mask(batch, len(s))),
+            fallback_mask=pack(states.mask()),
             shown=pack(slate.shown),
             p=pack(p),
             propensity=pack(slate.propensity),
             logged=pack(logged),
-            features=pack_rows(batch.columns, logged),
-            snapshots=pack_rows({name: state.snapshot for name, state in batch.views.items()}, logged),
-            ages=pack_rows({name: state.age_s for name, state in batch.views.items()}, logged),
+            numbers=matrix(columns.names.numbers, columns.numbers[logged]),
+            whole=matrix(columns.names.whole, columns.whole[logged]),
+            others={name: pack(values[logged]) for name, values in others.items()},
+            snapshots=matrix(states.names, states.snapshot[logged]),
+            ages=matrix(states.names, states.age_s[logged]),
         )
 
 
@@ -181,54 +296,45 @@ def fetch(source: FeatureSource, rows: RequestBatch) -> FeatureBatch:
     Raises ValueError where the source answers with another number of rows than it was asked for.
     """
     batch = source.fetch(rows)
+    if isinstance(batch.columns, Blocks):  # whole, and as long as they should be, by construction
+        if len(batch.columns.numbers) != len(rows):
+            raise ValueError(f"{type(source).__name__} answered {len(batch.columns.numbers)} rows for {len(rows)}")
+        return batch
     own = {"user_id": rows.user_id, "ad_id": rows.ad_id, **rows.context}
     columns = {**own, **batch.columns}
     for name, values in columns.items():
         if len(values) != len(rows):
             raise ValueError(f"{type(source).__name__} answered {len(values)} values of {name} for {len(rows)} rows")
-    return FeatureBatch(columns, batch.views)
+    return replace(batch, columns=columns)
 
 
-def fallback_mask(batch: FeatureBatch, n: int) -> npt.NDArray[np.int32]:
-    """`FeatureBatch.fallback_mask` of n rows, also for a model that reads no view at all."""
-    return batch.fallback_mask() if batch.views else np.zeros(n, np.int32)
-
-
-def candidate_rows(request: RankRequest, time_us: int) -> RequestBatch:
+def candidate_rows(request: RankRequest, time_us: int) -> OneRequest:
     """The n (request, candidate) pairs of one request; row ids count from 0."""
-    n = len(request.ad_id)
-    return RequestBatch(
-        row_id=np.arange(n),
-        time_us=np.full(n, time_us),
-        user_id=np.full(n, request.user_id),
-        ad_id=request.ad_id,
-        context={name: np.full(n, value) for name, value in request.context.items()},
-    )
+    return OneRequest(request.user_id, request.ad_id, time_us, request.context)
 
 
 def logged_rows(request_id: int, n: int, shown: I64) -> I64:
-    """Indexes of the candidates whose features are logged: the shown ones in slot order, then a hashed share of the others."""
-    drawn = uniform(request_id, _SAMPLE, np.arange(n)) < LOGGED_SHARE
-    drawn[shown] = False
-    return np.concatenate([shown, np.flatnonzero(drawn)])
+    """Indexes of the candidates whose features are logged: the shown ones in slot order, then a hashed share of the others.
+
+    Every LOGGED_ONE_IN-th candidate from a place that the request's id decides: each has the same chance, for one hash a
+    request."""
+    first = mix_one(request_id, _SAMPLE) % LOGGED_ONE_IN
+    if first >= n:
+        return shown
+    drawn = np.arange(first, n, LOGGED_ONE_IN)
+    return np.concatenate([shown, drawn[~np.isin(drawn, shown)]])
 
 
-def marks(batch: FeatureBatch, ad_id: I64) -> Marks:
+def marks(states: ViewStates, ad_id: I64, degraded: Degraded) -> Marks:
     """Which views were missing or stale for some candidate of one request, and who was unknown: had no row in any view.
 
     The rows of a request share its user, so the first row speaks for the user.
     """
-    flawed = {name: state.status for name, state in batch.views.items() if state.status.any()}
-    missing = {name: absent for name, status in flawed.items() if (absent := status == MISSING).any()}
-    stale = tuple(name for name, status in flawed.items() if (status == STALE).any())
-    users, ads = _absent(batch, missing, "user"), _absent(batch, missing, "ad")
-    user_known = users is None or not users[0]
-    return Marks(user_known, () if ads is None else tuple(ad_id[ads].tolist()), tuple(missing), stale)
-
-
-def _absent(batch: FeatureBatch, missing: Mapping[str, Array], entity: str) -> Array | None:
-    """[n] bool: rows without any view of the entity; None where no row is like that."""
-    views = [name for name in batch.views if _ENTITY.get(name) == entity]
-    if not views or any(name not in missing for name in views):
-        return None
-    return np.logical_and.reduce([missing[name] for name in views])
+    if not states.flawed:
+        return Marks(True, (), (), (), degraded)
+    missing, stale = states.status == MISSING, (states.status == STALE).any(axis=0)
+    names = np.array(states.names)
+    users, ads = ([at for at, name in enumerate(states.names) if _ENTITY.get(name) == entity] for entity in ("user", "ad"))
+    user_known = not users or not missing[0, users].all()
+    unknown = ad_id[missing[:, ads].all(axis=1)].tolist() if ads else []
+    return Marks(user_known, tuple(unknown), tuple(names[missing.any(axis=0)].tolist()), tuple(names[stale].tolist()), degraded)

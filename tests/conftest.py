@@ -1,20 +1,21 @@
 """Fixtures of all rooms."""
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from as_a_user import MainJob, clickproof
+from hypothesis import settings as hypothesis_settings
+from real_redis import RealRedis
 
 from infra import settings as settings_room
 from infra.home import Home
 from infra.settings import Settings
+
+# A busy machine takes longer; no test is about time.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -41,26 +42,14 @@ def _settings_are_left_as_found() -> Iterator[None]:
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty Redis server of this test's own."""
-    server = shutil.which("redis-server")
-    if server is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("redis-server is not on PATH; CI must install it")
-        pytest.skip("redis-server is not on PATH; install it (apt install redis-server) to test the Redis store")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(100):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
+def real_redis(tmp_path: Path) -> Iterator[RealRedis]:
+    """An empty Redis server of this test's own."""
+    server = RealRedis(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_server(real_redis: RealRedis) -> str:
+    """Its URL."""
+    return real_redis.url

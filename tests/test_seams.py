@@ -27,6 +27,7 @@ from features.ids import uniform
 from features.labels import labels
 from features.online_store import open_store, push
 from features.online_values import key_bytes
+from features.packed import layout
 from features.partition import Part, bucket_of, parts
 from features.requests import from_impressions
 from features.schemas import CLICKS
@@ -334,8 +335,8 @@ def test_every_online_store_refuses_an_older_event(tmp_path: Path, kind: str, re
         state["user_recent_until"][:] = at
         state["user_impressions_1h"][:] = value
         assert push(store, "user_recent", recent.rows_table(state)) == (written, 1 - written)
-    held = store.rows((recently,), key_bytes(recently, [7]))["user_recent"].values["user_impressions_1h"]
-    assert np.frombuffer(held[0][1:], "<f4")[0] == 4.0
+    held = layout(recently).unpack(store.rows((recently,), key_bytes(recently, [7]))["user_recent"])
+    assert held.numbers[0, layout(recently).at["user_impressions_1h"]].tolist() == [4.0]
     store.close()
 
 

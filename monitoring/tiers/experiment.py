@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import gammaln
 
 from infra.clock import DAY_US
 from monitoring.findings import Finding
+from monitoring.sample_ratio import PRECISION, log_dirichlet, log_planned, log_shifted
 from monitoring.tiers.counts import Alarm, Rate
 from monitoring.tiers.facts import hashed
 from monitoring.tiers.known_users import KnownUsers
@@ -31,12 +31,6 @@ U64 = npt.NDArray[np.uint64]
 
 BUDGET = PAGES_A_DAY * SHARE["experiment"]
 PARTS = {"first-seen": 0.35, "active": 0.35, "sticky": 0.2, "arms": 0.1}
-PRECISION = (
-    10.0,
-    100.0,
-    1000.0,
-    10_000.0,
-)  # of the Dirichlets around the plan that the alternative mixes: shifts of 0.16 to 0.005
 SHARE_ODDS = (1.08, 1.25, 1.8, 4.0)  # odds over the usual share of active users that the alternative mixes
 PRIOR_USERS = 2000.0  # half a user in two arms on so many, before anything was seen
 LEAST_USERS = 200  # learned before shares of active users are judged
@@ -70,11 +64,10 @@ class FirstSeen:
         usual = self.learned + 0.5
         shares = plan if plan is not None else usual / usual.sum()
         if plan is None or _estimated(self.learned, plan):
-            null = _dirichlet(self.counts, usual)
+            null = log_dirichlet(self.counts, usual)
         else:
-            null = float(np.sum(self.counts * np.log(np.clip(plan, 1e-12, 1))))
-        shifted = np.array([_dirichlet(self.counts, np.clip(shares, 1e-6, 1) * precision) for precision in PRECISION])
-        self._ratio = shifted - null
+            null = log_planned(self.counts, plan)
+        self._ratio = log_shifted(self.counts, shares) - null
         total = float(np.logaddexp.reduce(np.logaddexp(0.0, self._sum) + self._ratio)) - log(len(PRECISION))
         return total / log(10)
 
@@ -96,22 +89,32 @@ class ExperimentTier:
 
     def __init__(self, columns: LogColumns) -> None:
         self.columns = columns
-        self._known = KnownUsers()
+        self._plan: Mapping[str, float] | None = None
         self._arms: dict[str, int] = {}  # name -> code, in order of appearance
-        self._usual: set[str] = set()  # arms seen in learned windows
-        self._first = FirstSeen()
         self._sticky = Rate(prior_rows=PRIOR_USERS)
         self._foreign = Rate(prior_rows=PRIOR_USERS)
-        self._active: dict[tuple[str, str], Rate] = {}
-        self._today: tuple[int, U64, I64] = (-1, np.zeros(0, np.uint64), np.zeros(0, np.int64))
-        self._moves: dict[str, int] = {}  # arm -> users who turned up in it though known in another
         self._seen: set[str] = set()
         self._unable: dict[str, str] = {}
         self._ran: list[str] = []
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget who was in which arm, and how many there were: a canary or an A/B test begins, grows or ends."""
+        self._known = KnownUsers()
+        self._usual: set[str] = set()  # arms seen in learned windows
+        self._first = FirstSeen()
+        self._active: dict[tuple[str, str], Rate] = {}
+        self._today: tuple[int, U64, I64] = (-1, np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        self._moves: dict[str, int] = {}  # arm -> users who turned up in it though known in another
 
     def test(self, window: Window) -> list[Finding]:
         """What is not as planned, worst first."""
         self._unable, self._ran, self._seen = {}, [], set()
+        planned_before, self._plan = self._plan, window.plan
+        if planned_before is not None and window.plan is not None and dict(window.plan) != dict(planned_before):
+            self._begin_anew()
+            self._unable["experiment"] = "the plan changed in this window, so users changed arms; judged from the next one on"
+            return []
         if "arm" not in window.log.column_names:
             self._unable["experiment"] = "the log has no column arm"
             return []
@@ -281,12 +284,6 @@ def _longer(counts: F64 | None, length: int) -> F64:
     if counts is not None:
         longer[: len(counts)] = counts
     return longer
-
-
-def _dirichlet(counts: F64, weights: F64) -> float:
-    """Log probability of one order of `counts` under Dirichlet(weights)-multinomial."""
-    n, total = counts.sum(), weights.sum()
-    return float(gammaln(total) - gammaln(n + total) + np.sum(gammaln(counts + weights) - gammaln(weights)))
 
 
 def _estimated(learned: F64, plan: F64) -> bool:

@@ -30,8 +30,10 @@ ANSWERS: dict[str, str] = {
     "store-down": "pipelines.answers.store_down",
     "latency": "pipelines.answers.latency",
     "capacity": "pipelines.answers.capacity",
+    "engines": "pipelines.answers.engines",
     "model-age": "pipelines.answers.model_age",
     "shipping": "pipelines.answers.shipping",
+    "ab-test": "pipelines.answers.ab_test",
     "drift-test": "pipelines.answers.drift_test",
 }
 

@@ -5,46 +5,42 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from features.catalogue import Entity
-from features.sources import AsOfSource
 from infra.home import Home
-from infra.lake import watermark_us
 from infra.settings import Settings
-from models.artefact import Artefact
 from models.plots import BLUE, GREEN, INK, ORANGE, VIOLET, save
 from pipelines.answers.show import panels
 from pipelines.answers.workplace import times, workplace
 from pipelines.bench.closed_loop import Load, drive
-from pipelines.bench.peers.raw import cpu_us, raw_model
 from pipelines.bench.population import Population
 from pipelines.bench.processes import server
 from pipelines.console import say
 from pipelines.page_blocks import table
 from serving.champion import champion
-from serving.messages import context_names
 from serving.metrics import ServingMetrics
-from serving.scorer import STAGES, Answer, candidate_rows, fetch
+from serving.scorer import STAGES, Answer
 
 QUESTION = "The latency budget by stage?"
 NUMBER = 12
 
 CANDIDATES = (20, 100)
 REQUESTS, WARM_UP, SECONDS = 1500, 200, 20.0
-TIMED = ("decode", *STAGES, "encode", "total")  # what the server times of each request
+TIMED = ("decode", *STAGES, "answer", "total")  # what the server times of each request
 MEANING = {
     "decode": "JSON body to request",
-    "features": "read the user's rows, find ads, campaign, placement, derive",
-    "score": "encode, model, calibrate",
+    "fetch": "read the user's rows, find ads, campaign, placement, derive",
+    "encode": "columns to the model's inputs",
+    "score": "the model alone",
+    "calibrate": "margin to calibrated logit",
     "policy": "order, slots, propensities, arm",
     "log": "write the prediction log",
-    "encode": "answer to JSON",
+    "answer": "answer to JSON",
     "rest": "read the body, marks",
-    "HTTP": "socket, uvicorn, FastAPI, metrics, and the client itself",
+    "HTTP": "socket, parser, metrics, and the client itself",
 }
 PROGRAM = """
 import sys
@@ -72,13 +68,15 @@ def serve_recorded(root: str, port: int) -> None:
     import uvicorn
 
     from serving.app import create_app
+    from serving.front_door import front_door
     from serving.serve import load_service
 
     home, chosen, recorder = Home(Path(root)), Settings(host="127.0.0.1", port=port), Recorder()
     app = create_app(lambda: load_service(home, chosen), chosen, recorder)
+    door = front_door(app.state.rank)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
     try:
-        uvicorn.run(app, host=chosen.host, port=port, access_log=False, log_level="warning")
+        uvicorn.run(app, host=chosen.host, port=port, access_log=False, log_level="warning", http=door)
     finally:
         np.save(home.writing(home.root / TIMINGS), np.array(recorder.rows, np.int64))
 
@@ -97,14 +95,12 @@ def run(chosen: Settings) -> dict[str, Any]:
                 bodies = asked.bodies(candidates, 512)
                 loads = [Load(candidates, 1, requests, SECONDS) for requests in (WARM_UP, times(chosen, REQUESTS))]
                 waited += [asyncio.run(drive(port, load, bodies)) for load in loads]
-        timings = np.load(work.root / TIMINGS) / 1e3
+        timings = np.load(work.root / TIMINGS, allow_pickle=False) / 1e3
     ends = np.cumsum([len(part) for part in waited])
     cells = [
         _budget(timings[ends[i] - len(waited[i]) : ends[i]], np.array(waited[i]) * 1e6) | {"candidates": candidates}
         for i, candidates in zip((1, 3), CANDIDATES, strict=True)
     ]
-    for cell in cells:
-        cell["score_parts"] = _score_parts(home, artefact, asked, cell["candidates"])
     return {
         "family": artefact.family,
         "cells": cells,
@@ -134,21 +130,6 @@ def _figures(values: npt.NDArray[Any]) -> dict[str, float]:
     }
 
 
-def _score_parts(home: Home, artefact: Artefact, asked: Population, candidates: int) -> dict[str, float]:
-    """Processor microseconds of encoding, model and calibration on one request, by themselves and warm."""
-    context = context_names(artefact.spec.names)
-    source = AsOfSource(home, cast(tuple[Entity, ...], artefact.entities), context, artefact.service)
-    columns = fetch(source, candidate_rows(asked.request(candidates), watermark_us(home))).columns
-    raw = artefact.model.score(columns)
-    scored = cpu_us(lambda: artefact.model.score(columns), 300)
-    calibrated = cpu_us(lambda: artefact.calibrator.apply(raw), 300)
-    model = cpu_us(raw_model(artefact, columns), 300) if artefact.family == "xgboost" else None
-    parts = {"encode and model": scored, "calibrate": calibrated}
-    if model is not None:
-        parts = {"encode": max(scored - model, 0.0), "model": model, "calibrate": calibrated}
-    return {name: round(us, 1) for name, us in parts.items()}
-
-
 def markdown(result: dict[str, Any]) -> str:
     """The budget, and what it adds up to."""
     cells = result["cells"]
@@ -156,8 +137,6 @@ def markdown(result: dict[str, Any]) -> str:
     for stage in cells[0]["stages"]:
         found = [cell["stages"][stage] for cell in cells]
         rows.append([stage, MEANING[stage], *(f"{f[kind]:,.0f}" for f in found for kind in ("mean", "p50", "p99"))])
-        if stage == "score":
-            rows += [[f"- {part}", "processor time, alone", *_alone(cells, part)] for part in cells[0]["score_parts"]]
     whole = [f"**{cell['client'][kind]:,.0f}**" for cell in cells for kind in ("mean", "p50", "p99")]
     rows.append(["**all**", "as the client sees it", *whole])
     head = ["stage", "what", *(f"{kind}, N={cell['candidates']}" for cell in cells for kind in ("mean", "p50", "p99"))]
@@ -171,13 +150,6 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['cores']} cores and a load of {result['load_before']:g} before the run.\n\n{table(head, rows)}\n\n{sums}.\n\n"
         "![The budget](figures/latency.png)"
     )
-
-
-def _alone(cells: list[dict[str, Any]], part: str) -> list[str]:
-    found: list[str] = []
-    for cell in cells:
-        found += [f"{cell['score_parts'][part]:,.0f}", "", ""]
-    return found
 
 
 def draw(result: dict[str, Any], folder: Path) -> Path:

@@ -34,8 +34,9 @@ from pipelines.prediction_ingest import ingest_predictions
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE
-from serving.app import Service, create_app
+from serving.app import create_app
 from serving.champion import champion
+from serving.rank_handler import Service
 from serving.serve import load_service
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from models import gates
 from models.artefact import Artefact, ArtefactError, load
 from models.calibrate import Calibrator
 from models.contract import Dataset
-from models.registry import CHAMPION, Registry
 from models.train import Trained
 from pipelines.answers.workplace import go_on, workplace
 from pipelines.bench.processes import SERVE, server
@@ -26,7 +25,9 @@ from pipelines.retraining import newest_windows
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
 from pipelines.training import Parts, assemble, audit, fit, lineage, probability
+from serving import rollout_store
 from serving.champion import champion
+from serving.rollout import promote
 
 QUESTION = "How does a model ship, and how fast does it go back?"
 NUMBER = 22
@@ -135,19 +136,18 @@ def _truncated(work: Home, artefact: Artefact) -> dict[str, Any]:
 
 
 def _rollback(work: Home, new: str, old: str) -> dict[str, float]:
-    """Seconds to move the alias forth and back, to load what it names, and until a restarted server answers with it."""
-    registry, at_us = Registry.of(work), watermark_us(work)
+    """Seconds to go back to the champion before (document and alias), to load it, and until a restarted server answers."""
     moves, loads = [], []
     for _ in range(TIMES):
-        registry.decide(new, "promote", True, ("for the drill",), at_us=at_us, alias=CHAMPION)
+        rollout_store.change(work, "the drill", "promote", lambda now: promote(now, new))
         started = time.perf_counter()
-        entry = registry.decide(old, "roll back", True, ("for the drill",), at_us=at_us, alias=CHAMPION)
+        entry = rollout_store.rollback(work, "the drill", "roll back")
         moved = time.perf_counter()
         found = champion_of(work)
         loads.append(time.perf_counter() - moved)
         moves.append(moved - started)
         assert found is not None
-        assert (entry.before, found.hash) == (new, old)
+        assert (entry.after.champion, found.hash) == (old, old)
     started = time.perf_counter()
     with server(SERVE, work.root):
         ready = time.perf_counter() - started

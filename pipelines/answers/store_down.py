@@ -23,7 +23,7 @@ from pipelines.bench.population import Population
 from pipelines.console import say
 from pipelines.page_blocks import interval, table
 from pipelines.training import SERVICE, probability
-from serving.app import Service
+from serving.rank_handler import Service
 
 QUESTION = "The feature store is down."
 NUMBER = 11

@@ -84,5 +84,7 @@ def body(request: RankRequest) -> bytes:
 
 def message(content: bytes, path: str = "/v1/rank") -> bytes:
     """A body as a whole HTTP/1.1 message that keeps the connection."""
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
     return head.encode() + content

@@ -149,7 +149,7 @@ def get(port: int, path: str) -> bytes:
     """The whole answer to a GET on loopback; "no connection" where nobody listens."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-            link.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+            link.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
             return link.makefile("rb").read()
     except OSError as error:
         return f"no connection: {error}".encode()

@@ -60,7 +60,7 @@ def budget(found: Sums, cpu_us: float, http_us: float) -> dict[str, Any]:
     """Microseconds of a request by stage: the server's own stages, HTTP as the no-op server costs it, and the rest.
 
     `found` is of a server whose stages are timed by processor time (`pipelines.bench.cpu_clock`).  `adds_up` is the share of
-    the measured processor time that stages and HTTP explain: within TOLERANCE of 1, or something costs what nobody measures.
+    the measured processor time that stages and HTTP explain: within TOLERANCE of 1, or something costs time unseen.
     """
     explained = {**{name: s / found.count * 1e6 for name, s in found.seconds.items()}, HTTP: http_us}
     whole = sum(explained.values())

@@ -6,6 +6,7 @@ from infra.home import Home
 from infra.settings import Settings
 from pipelines import ingest as ingestion
 from pipelines.console import say
+from pipelines.event_ingest import LandedClicks, land_clicks
 from pipelines.flows.step import step
 from pipelines.prediction_ingest import PredictionCounts, ingest_predictions
 from pipelines.reconciliation import Totals, as_text, refusals, totals
@@ -17,6 +18,12 @@ from pipelines.sources.registry import source_of
 def deliver(source: Source, home: Home) -> dict[str, int]:
     """Make the source's files land; files that are there already stay."""
     return source.deliver(home)
+
+
+@step("land clicks", retries=2)
+def land(home: Home) -> LandedClicks:
+    """Clicks that the endpoint took into landed files, exactly once."""
+    return land_clicks(home)
 
 
 @step("ingest events", retries=2)
@@ -36,6 +43,7 @@ def ingest(chosen: Settings) -> dict[str, Totals]:
     """Events and predictions into the lake; rows in and what became of them, by stream."""
     source, home = source_of(chosen), chosen.base()
     deliver(source, home)
+    land(home)
     counts = bring_in(source, home)
     bring_in_predictions(home)
     say("\n".join([as_text(counts), *(f"refused: {reason}" for reason in refusals(home))]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow
+from pydantic import SecretStr
 
 from infra.home import Home
 from infra.settings import Settings
@@ -73,9 +74,9 @@ def judge(home: Home, spec: SourceSpec, champion: Artefact | None) -> Judged:
 
 
 @step("incidents")
-def remember(home: Home, webhook_url: str, incidents: list[Incident]) -> int:
+def remember(home: Home, webhook_url: SecretStr, incidents: list[Incident]) -> int:
     """Incidents that the home does not know yet, numbered behind those it knows; somebody is told."""
-    store = IncidentStore(home, webhook_url)
+    store = IncidentStore(home, webhook_url.get_secret_value())
     known = store.all()
     seen = {(each["opened_us"], each["class"], each["subject"]) for each in known.values()}
     found = [each.as_json() for each in incidents]

@@ -1,12 +1,14 @@
 """The control room's page: static files, the state as JSON, and the writes that need the drill token.
 
 The page asks for the state once a second.  It asks no other host for anything, and a Content-Security-Policy holds it to that.
+A browser that asks for the page of another site is refused.
 Built by `pipelines.live.run`.
 """
 
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -18,14 +20,19 @@ from infra.errors import ExplainedError
 from pipelines.live.pace import SPEEDS
 from pipelines.live.report import report_html
 from pipelines.live.room import Room, bugs
-from pipelines.live.token import check
+from pipelines.live.token import TokenNeeded
 
 PAGE = files("pipelines.live") / "page"
-# Evidently's report holds its own scripts and styles inline.
 _POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+# Evidently's report holds its own scripts and styles inline, and words from the log: in a sandbox it can reach neither the page
+# nor the token that the page keeps.
 _REPORT_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+_ANOTHER_SITE = "a page of another site asked for this; open the control room itself"
 
 
 class Wanted(BaseModel):
@@ -43,12 +50,14 @@ class Speed(BaseModel):
 
 def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
     """The page of a control room; `about` is what does not change: model, size, endpoint."""
-    app = FastAPI(title="Clickproof control room", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Clickproof control room", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     fixed = {**about, "bugs": bugs(), "speeds": list(SPEEDS)}
+
+    app.add_middleware(TokenNeeded, token=room.token, below="/api/")
 
     @app.middleware("http")
     async def headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        answer = await call(request)
+        answer = await call(request) if _of_this_site(request) else JSONResponse({"detail": _ANOTHER_SITE}, 403)
         answer.headers.setdefault("Content-Security-Policy", _POLICY)
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers["Referrer-Policy"] = "no-referrer"
@@ -73,26 +82,22 @@ def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
         return Response(html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _REPORT_POLICY})
 
     @app.post("/api/inject")
-    def inject(request: Request, wanted: Wanted) -> dict[str, Any]:
-        check(request, room.token)
+    def inject(wanted: Wanted) -> dict[str, Any]:
         room.inject(wanted.code, wanted.intensity)
         return room.state()
 
     @app.post("/api/heal")
-    def heal(request: Request) -> dict[str, Any]:
-        check(request, room.token)
+    def heal() -> dict[str, Any]:
         room.heal()
         return room.state()
 
     @app.post("/api/speed")
-    def speed(request: Request, wanted: Speed) -> dict[str, Any]:
-        check(request, room.token)
+    def speed(wanted: Speed) -> dict[str, Any]:
         room.pace.set(wanted.speed)
         return room.state()
 
     @app.post("/api/incidents/{number}/{state}")
-    def judge(request: Request, number: int, state: str) -> dict[str, Any]:
-        check(request, room.token)
+    def judge(number: int, state: str) -> dict[str, Any]:
         if state not in ("acknowledged", "false-alarm"):
             raise HTTPException(404, "an incident can be acknowledged or called a false-alarm")
         room.judge(number, state)
@@ -104,3 +109,14 @@ def page_app(room: Room, about: dict[str, Any]) -> FastAPI:
 
     app.mount("/", StaticFiles(directory=str(PAGE), html=True), name="page")
     return app
+
+
+def _of_this_site(request: Request) -> bool:
+    """Whether nobody says that a page of another site sent this: browsers do, in headers that no page can change.
+
+    Opening the page from a link elsewhere is fine.  Programs that are no browsers send neither header."""
+    fetched = request.headers.get("sec-fetch-site", "none")
+    origin = urlsplit(request.headers.get("origin", ""))
+    if request.scope["path"].startswith("/api/") and fetched not in ("none", "same-origin"):
+        return False
+    return "origin" not in request.headers or origin.netloc == request.headers.get("host")

@@ -1,6 +1,6 @@
 """Two ways to ask for slates: the scorer's parts in the process, many requests at once, or the real endpoint over HTTP.
 
-Both answer with what was shown and keep the rows of the prediction log.  Called by `pipelines.live.system`.
+Both answer with what was shown, take clicks, and keep the rows of the prediction log.  Called by `pipelines.live.system`.
 """
 
 from typing import Any, Protocol, cast
@@ -30,7 +30,7 @@ SLOTS = 4
 
 
 class Ask(Protocol):
-    """Answers requests, and keeps the prediction log."""
+    """Answers requests, takes clicks, and keeps the prediction log."""
 
     def __call__(self, asked: Requests) -> Slates:
         """What is shown for some requests in order of time."""
@@ -38,6 +38,10 @@ class Ask(Protocol):
 
     def wait(self, until_us: int) -> None:
         """Return when it is that late."""
+        ...
+
+    def clicked(self, clicks: pa.Table) -> pa.Table:
+        """Send what people clicked, in order of arrival; the clicks as they were taken in: features.schemas.CLICKS."""
         ...
 
     def logged(self, fault: Fault) -> list[pa.Table]:
@@ -94,6 +98,10 @@ class InProcess:
     def wait(self, until_us: int) -> None:
         """Time costs nothing here."""
         self._now_us = until_us
+
+    def clicked(self, clicks: pa.Table) -> pa.Table:
+        """See `Ask`: nobody else is here to send them to."""
+        return clicks
 
     def logged(self, fault: Fault) -> list[pa.Table]:
         """See `Ask`; an hour's rows at its end."""

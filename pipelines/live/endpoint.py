@@ -16,18 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.home import Home
+from infra.redaction import guard, hide
 from infra.settings import Settings, use
 from models.artefact import Artefact, load
 from monitoring.bugs.catalogue import bug as look_up
 from pipelines.live.injection import Fault, Injection
-from pipelines.live.token import HEADER, check, holds
+from pipelines.live.token import HEADER, TokenNeeded, holds
 from pipelines.live.wrapped import WrappedScorer, asked_at_us
-from serving.app import Service, create_app
+from serving.app import create_app
+from serving.connections import within_limits
+from serving.events import ClickIntake, add_events
+from serving.metrics import ServingMetrics
+from serving.rank_handler import Service
 from serving.serve import load_service
 
 KEEP_ALIVE_S = 86_400
@@ -63,25 +68,27 @@ def drill_app(home: Home, settings: Settings, token: str, previous: str) -> Fast
     """The production app on a branch, composed for a drill; `previous` is the hash of the model that served before."""
     fault = Fault()
     scorers: list[WrappedScorer] = []
+    intake, metrics = ClickIntake(home), ServingMetrics()
 
     def compose() -> Service:
         service = load_service(home, settings)
         fault.artefacts = artefacts(home, previous)
         scorers.append(WrappedScorer(service.scorer, fault))
+        intake.open(scorers[0].clock)
         return replace(service, scorer=scorers[0])
 
-    app = create_app(compose, settings)
+    app = create_app(compose, settings, metrics)
+    add_events(app, intake, settings, metrics)
     app.add_middleware(Timed, token=token)
+    app.add_middleware(TokenNeeded, token=token, below="/drill/")
 
     @app.post("/drill/inject", include_in_schema=False)
-    async def inject(request: Request, order: Order) -> dict[str, Any]:
-        check(request, token)
+    async def inject(order: Order) -> dict[str, Any]:
         scorers[0].begin(Injection(look_up(order.code), order.intensity, order.seed, order.onset_us))
         return {"injected": order.code}
 
     @app.post("/drill/heal", include_in_schema=False)
-    async def heal(request: Request) -> dict[str, Any]:
-        check(request, token)
+    async def heal() -> dict[str, Any]:
         scorers[0].begin(None)
         return {"injected": None}
 
@@ -100,11 +107,19 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     settings = Settings(**order["settings"])
     use(settings)
+    hide(order["token"])
+    guard()
     app = drill_app(Home(Path(order["root"])), settings, order["token"], order["previous"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The market keeps one connection, and may be paused for long.
     uvicorn.run(
-        app, host=settings.host, port=order["port"], access_log=False, log_level="warning", timeout_keep_alive=KEEP_ALIVE_S
+        app,
+        host=settings.host,
+        port=order["port"],
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **within_limits(settings),
     )
 
 

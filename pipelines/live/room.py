@@ -7,6 +7,7 @@ calls the actions.  Made by `pipelines.live.run`.
 import http.client
 import json
 import queue
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 from infra.clock import HOUR_US
 from infra.errors import ExplainedError
+from infra.redaction import redacted
 from monitoring.bugs.catalogue import BUGS
 from monitoring.bugs.catalogue import bug as look_up
 from monitoring.bugs.entry import Bug
@@ -91,8 +93,8 @@ class Room:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the page and the terminal say it
             if not self._stop.is_set():
-                traceback.print_exc()
-                self.failure = f"{type(error).__name__}: {error}"
+                print(redacted(traceback.format_exc()), file=sys.stderr)
+                self.failure = redacted(f"{type(error).__name__}: {error}")
                 self.pace.stop()
 
     def _market(self) -> None:

@@ -25,7 +25,7 @@ from infra.clock import day_name
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.progress import progress
-from infra.settings import Settings
+from infra.settings import Settings, secret_names
 from pipelines.console import say
 from pipelines.incident_store import IncidentStore
 from pipelines.live import reference as reference_days
@@ -43,6 +43,7 @@ from pipelines.training import SERVICE
 from pipelines.watcher import Watcher
 from pipelines.windows import columns_of
 from serving.champion import champion
+from serving.connections import within_limits
 
 START_S = 120.0  # a busy machine takes its time to import everything
 RUN = "run"  # the branch's name
@@ -93,8 +94,9 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
     system = System(home, source, SERVICE, logs)
     stack.callback(system.close)
     pace = Pace(chosen.live_speed, system.now_us)
-    store = IncidentStore(home, chosen.webhook_url)
-    room = Room(system, OverHttp(home, port, token, pace), pace, watcher, measures, Vitals(port), token, store)
+    store = IncidentStore(home, chosen.webhook_url.get_secret_value())
+    ask = OverHttp(home, port, token, pace, chosen.write_token.get_secret_value())
+    room = Room(system, ask, pace, watcher, measures, Vitals(port), token, store)
     stack.callback(room.stop)
     _wait_ready(port)
     room.start()
@@ -117,7 +119,8 @@ def _start(base: Home, source: WorldSource, chosen: Settings, stack: ExitStack) 
 
 def _serve(started: tuple[Room, dict[str, Any]], chosen: Settings, stack: ExitStack) -> None:
     room, rest = started
-    config = uvicorn.Config(page_app(room, rest["about"]), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    app, limits = page_app(room, rest["about"]), within_limits(chosen)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, **limits)
     uvicorn.Server(config).run(sockets=[rest["socket"]])
 
 
@@ -158,8 +161,8 @@ def _endpoint(home: Home, chosen: Settings, token: str, previous: str) -> Iterat
     """The endpoint's process on a free loopback port; it ends with its standard input, however this process ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = {name: str(value) for name, value in chosen.model_dump(exclude={"data", "drill_token"}).items()}
-    settings["host"] = "127.0.0.1"
+    settings = {name: str(value) for name, value in chosen.model_dump(exclude={"data", *secret_names()}).items()}
+    settings |= {"host": "127.0.0.1", "write_token": chosen.write_token.get_secret_value()}
     order = {"root": str(home.root), "port": port, "token": token, "previous": previous, "settings": settings}
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.live.endpoint"],

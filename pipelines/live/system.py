@@ -6,7 +6,7 @@ over HTTP, at a chosen speed).  Everything is written to one branch.  Called by 
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -70,11 +70,13 @@ class System:
             response = clicks_after(self.world.respond(self._answered(asked, ask, start_us)), self.fault)
             self._coming.add({stream: getattr(response, stream) for stream in ANSWERS})
         ask.wait(end_us)
+        arrived = self._coming.until(end_us)
+        arrived["clicks"] = ask.clicked(arrived["clicks"])
         with self.lock:
             for at_us in self.fresh.moments(start_us, end_us):  # those after the last request
                 self.fresh.push(at_us)
             self.now_us = end_us
-            self._arrive(end_us)
+            self._arrive(end_us, arrived)
             self._logged += ask.logged(self.fault)
             if end_us % HOUR_US == 0:
                 self._close_hour()
@@ -84,10 +86,10 @@ class System:
                 save_state(self.home, self.world, self._coming.waiting)
             return self._hours.replayed() if end_us % windows_us == 0 else []
 
-    def _arrive(self, end_us: int) -> None:
+    def _arrive(self, end_us: int, arrived: Mapping[str, pa.Table]) -> None:
         """What has arrived goes through ingestion, into features and into the label join."""
-        arrived = {stream: self._delivered(stream, rows, end_us) for stream, rows in self._coming.until(end_us).items()}
-        taken = self._intake.take(arrived, end_us)
+        delivered = {stream: self._delivered(stream, rows, end_us) for stream, rows in arrived.items()}
+        taken = self._intake.take(delivered, end_us)
         accepted = {stream: rows[0] for stream, rows in taken.accepted.items()}
         self.fresh.arrived(end_us, accepted)
         self._labelled.append(self.fault.rows("labels", "clicks", accepted["clicks"]))

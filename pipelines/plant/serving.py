@@ -9,12 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from features.batch import Array, FeatureBatch, FeatureSource
+from features.batch import Array, FeatureBatch, FeatureSource, ViewStates
 from features.requests import from_impressions
 from features.schemas import PREDICTIONS
 from pipelines.windows import feature_arrays
 from serving.assignment import Assignment
-from serving.scorer import ScoringArtefact, fallback_mask, fetch
+from serving.scorer import ScoringArtefact, fetch
 
 
 def features_of(source: FeatureSource, impressions: pa.Table, context: tuple[str, ...]) -> FeatureBatch:
@@ -37,7 +37,7 @@ def predictions(
     found = scores(artefact, batch.columns, impressions["slot"].to_numpy())
     users = impressions["user_id"].to_numpy()
     found["arm"] = pa.array(np.array(assignment.arms)[assignment.arms_of(users)])
-    found["fallback_mask"] = pa.array(fallback_mask(batch, len(impressions)))
+    found["fallback_mask"] = pa.array(ViewStates.of(batch.views, len(impressions)).mask())
     columns = {name: found[name] if name in found else impressions[name] for name in PREDICTIONS.names}
     table = pa.table(columns).cast(PREDICTIONS)
     for name, values in feature_arrays(batch.columns).items():

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from features.ids import derived_id, text_id
+from features.ids import click_id, derived_id, text_id
 from features.schemas import ADS, CATEGORIES, CLICKS, IMPRESSIONS, KEYS, REQUESTS, TIME
 from infra.clock import DAY_US, day_name
 from infra.errors import ExplainedError
@@ -225,7 +225,7 @@ def _events(log: pa.Table, policy: str, campaign: str, n_items: int) -> dict[str
     }
     clicked = np.flatnonzero(log["click"].to_numpy() == 1)
     clicks = {
-        "click_id": derived_id(impression_id[clicked], 1),
+        "click_id": click_id(impression_id[clicked]),
         "impression_id": impression_id[clicked],
         "event_timestamp": time.take(pa.array(clicked)),
         "arrived_at": time.take(pa.array(clicked)),

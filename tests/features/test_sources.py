@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from features import snapshots
-from features.batch import MISSING, OK, STALE, RequestBatch
+from features.batch import MISSING, OK, STALE, RequestBatch, ViewStates
 from features.catalogue import VIEWS
 from features.requests import from_impressions
 from features.sources import AsOfSource, LoggedSource
@@ -131,7 +131,7 @@ def test_what_was_logged_comes_back_and_what_was_not_is_missing(market):
     asked = requests_of(market)
     seen = source(market).fetch(asked)
     n = len(asked)
-    columns = {"impression_id": asked.row_id, "fallback_mask": seen.fallback_mask()}
+    columns = {"impression_id": asked.row_id, "fallback_mask": ViewStates.of(seen.views, len(asked)).mask()}
     for name, values in seen.columns.items():
         columns[f"f_{name}"] = list(values) if values.ndim == 2 else values
     for name, state in seen.views.items():

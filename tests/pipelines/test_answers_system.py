@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from features.asof import asof_index
 from models.contract import Dataset
+from models.engines import int8
 from pipelines.answers.capacity import BUSY, CORES_A_BOX, TARGET, arithmetic
+from pipelines.answers.engines import batching, call_and_row
 from pipelines.answers.model_age import _latest
 from pipelines.answers.point_in_time import brute_force, late_rows
 from pipelines.answers.shipping import shuffled
@@ -78,6 +80,30 @@ def test_every_age_is_compared_on_the_days_that_have_it(asked: Ask) -> None:
     assert [row["age"] for row in ages] == list(range(1, result["days"] + 1))
     assert [row["days"] for row in ages] == list(range(result["days"], 0, -1))
     assert result["schedules"]["daily"]["trainings"] == result["days"]
+
+
+def test_engines_of_float32_change_no_probability_and_int8_is_judged(asked: Ask) -> None:
+    result = asked("engines")
+    for found in result["families"].values():
+        own, *others = found["engines"]
+        assert found["engines"][own]["ne_difference"] is None
+        for name in others:
+            one = found["engines"][name]
+            assert one["max_dp"] < 1e-5 or name == int8.NAME, name
+            assert abs(one["ne_difference"]["value"]) < (0.01 if name == int8.NAME else 1e-6), name
+        assert " us against " in found["at_load"]
+    small = result["families"]["dcnv2"]["engines"][int8.NAME]
+    assert small["max_dp"] > 1e-5
+    assert small["bytes"] < result["families"]["dcnv2"]["engines"]["onnxruntime"]["bytes"]
+    gate = result["gate"]
+    assert gate["passed"] == (gate["ne_difference"]["high"] is not None and gate["ne_difference"]["high"] <= gate["bound"])
+    assert ("torch.compile" in result["families"]["dcnv2"]["engines"]) == (result["compiling_s"] is not None)
+    assert "| rows at once |" in batching(result)
+
+
+def test_the_cost_of_a_call_is_told_from_that_of_its_rows() -> None:
+    assert call_and_row({n: 90.0 + 2.5 * n for n in (1, 100, 1000)}) == pytest.approx((90.0, 2.5))
+    assert call_and_row({1: 1.0, 100: 200.0, 1000: 2000.0})[0] == 0.0
 
 
 @pytest.mark.parametrize(("day", "expected"), [(101, 100), (107, 100), (108, 107), (114, 107), (115, 114)])

@@ -11,6 +11,7 @@ from as_a_user import MainJob, clickproof
 
 from models.artefact import load
 from models.registry import CHAMPION, Registry
+from serving.rollout_store import agreed_champion, history
 
 FIGURES = ("ne", "log_loss", "calibration", "ece", "auc", "user_auc", "signal_captured")
 
@@ -37,6 +38,13 @@ def test_the_champion_is_the_best_that_passed_and_can_be_loaded(main_job: MainJo
     name = registry.alias_hash(CHAMPION)
     assert name == main_job.result["champion_artefact"]
     assert load(main_job.home.artefacts, name).family == best
+
+
+def test_the_gates_promote_by_the_rollout_document_and_the_alias_follows(main_job: MainJob) -> None:
+    (entry,) = history(main_job.home)
+    assert (entry.who, entry.number, entry.before) == ("gates", 1, None)
+    assert entry.why.startswith(f"{main_job.result['champion']}: lowest NE")
+    assert entry.after.champion == main_job.result["champion_artefact"] == agreed_champion(main_job.home)
 
 
 def test_every_decision_is_in_the_audit_with_reasons(main_job: MainJob) -> None:

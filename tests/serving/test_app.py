@@ -1,28 +1,28 @@
-"""The REST endpoint, through Starlette's test client and once through a real server."""
+"""The REST endpoint, through its route (Starlette's test client) and through the front door of a real server."""
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
+from front_door_server import client_of, running
 from small_world import NOW_US, DictSource, TinyArtefact
 
 from infra.clock import FixedClock
 from infra.settings import Settings
-from serving.app import Service, create_app
+from serving.app import create_app
 from serving.assignment import Assignment
 from serving.messages import ModelAnswer, context_kinds
 from serving.policy import EpsilonPolicy
 from serving.prediction_log import PredictionLog, read, segments
+from serving.rank_handler import Service
 from serving.scorer import Scorer
 
-SETTINGS = Settings(max_candidates=50, max_body_bytes=4096)
+SETTINGS = Settings(max_candidates=50, max_body_bytes=4096, max_wait_ms=60_000)
 BODY = {"user_id": 3, "candidates": [1, 2, 3, 4, 5], "slots": 2, "context": {"device": "mobile"}, "request_id": 12}
 
 
@@ -30,15 +30,28 @@ def service(home) -> Service:
     policy = EpsilonPolicy(0.1)
     scorer = Scorer(DictSource(), TinyArtefact(), policy, Assignment("salt"), PredictionLog(home), FixedClock(NOW_US))
     about = ModelAnswer(
-        "tiny-model", "tiny-encoder", "tiny", {"numeric": ["user_ctr"]}, {"device": "string"}, policy.name, {"control": 1.0}
-    )
+        "tiny-model", "tiny-encoder", "tiny", {"numeric": ["user_ctr"]}, {"device": "string"}, policy.name, {"control": 1.0},
+        "tiny has one engine",
+    )  # fmt: skip
     return Service(scorer, context_kinds(("device", "page_topic")), about)
 
 
 @contextmanager
-def serving(load):
+def route(load):
     with TestClient(create_app(load, SETTINGS), raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def door(load):
+    with client_of(create_app(load, SETTINGS)) as client:
+        yield client
+
+
+@pytest.fixture(params=[route, door], ids=["route", "front door"])
+def serving(request):
+    """Both ways to POST /v1/rank: what one does the other does."""
+    return request.param
 
 
 def wait_ready(client) -> None:
@@ -50,7 +63,7 @@ def wait_ready(client) -> None:
 
 
 @pytest.fixture
-def client(home):
+def client(home, serving):
     with serving(lambda: service(home)) as client:
         wait_ready(client)
         yield client
@@ -64,7 +77,7 @@ def test_a_request_is_answered_and_logged(client, home):
     assert [ad["slot"] for ad in body["ads"]] == [0, 1]
     assert {ad["ad_id"] for ad in body["ads"]} <= set(BODY["candidates"])
     assert all(0 < ad["p"] < 1 and 0 < ad["propensity"] <= 1 for ad in body["ads"])
-    assert body["marks"] == {"user": "known", "unknown_ads": [], "missing": [], "stale": []}
+    assert body["marks"] == {"user": "known", "unknown_ads": [], "missing": [], "stale": [], "degraded": ""}
     ((record, _),) = [found for path in segments(home) for found in read(path)]
     assert record.request_id == 12
 
@@ -166,7 +179,7 @@ def test_other_paths_and_methods_get_the_same_form_of_error(client):
     assert answer.json()["error"]["message"] == "Method Not Allowed"
 
 
-def test_health_is_immediate_and_readiness_waits_for_the_model(home):
+def test_health_is_immediate_and_readiness_waits_for_the_model(home, serving):
     go = threading.Event()
 
     def load() -> Service:
@@ -184,7 +197,7 @@ def test_health_is_immediate_and_readiness_waits_for_the_model(home):
         assert client.post("/v1/rank", json=BODY).status_code == 200
 
 
-def test_a_model_that_cannot_be_loaded_is_explained(caplog):
+def test_a_model_that_cannot_be_loaded_is_explained(caplog, serving):
     def load() -> Service:
         raise FileNotFoundError("no champion yet; run `make train`")
 
@@ -199,7 +212,7 @@ def test_a_model_that_cannot_be_loaded_is_explained(caplog):
         assert client.get("/healthz").status_code == 200
 
 
-def test_an_answer_that_cannot_be_logged_is_not_given(home, caplog):
+def test_an_answer_that_cannot_be_logged_is_not_given(home, caplog, serving):
     broken = service(home)
 
     def full(_):
@@ -213,7 +226,7 @@ def test_an_answer_that_cannot_be_logged_is_not_given(home, caplog):
         assert "ads" not in answer.json()
 
 
-def test_a_failure_of_the_server_is_a_500_without_its_insides(home):
+def test_a_failure_of_the_server_is_a_500_without_its_insides(home, serving):
     broken = service(home)
     broken.scorer.source = None
     with serving(lambda: broken) as client:
@@ -237,7 +250,7 @@ def test_metrics_count_requests_fallbacks_and_stages(client):
         'clickproof_requests_total{route="other",status="404"} 20.0',
         'clickproof_fallbacks_total{kind="missing",view="user_daily"} 1.0',
         "clickproof_unknown_users_total 1.0",
-        'clickproof_stage_seconds_count{stage="features"} 2.0',
+        'clickproof_stage_seconds_count{stage="fetch"} 2.0',
         'clickproof_model_info{encoder="tiny-encoder",family="tiny",model="tiny-model"} 1.0',
         "clickproof_ready 1.0",
     ):
@@ -262,7 +275,7 @@ def test_the_model_is_described(client):
     assert client.get("/v1/model").json()["model"] == "tiny-model"
 
 
-def test_stopping_the_server_closes_its_log(home):
+def test_stopping_the_server_closes_its_log(home, serving):
     served = service(home)
     with serving(lambda: served) as client:
         wait_ready(client)
@@ -272,17 +285,8 @@ def test_stopping_the_server_closes_its_log(home):
 
 
 def test_a_real_server_answers_concurrent_clients_and_refuses_a_long_chunked_body_early(home):
-    server = uvicorn.Server(uvicorn.Config(create_app(lambda: service(home), SETTINGS), port=0, log_level="warning"))
-    listening = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        statuses, refused = asyncio.run(_drive(url))
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+    with running(create_app(lambda: service(home), SETTINGS)) as port:
+        statuses, refused = asyncio.run(_drive(f"http://127.0.0.1:{port}"))
     assert statuses == [200] * 40
     assert refused == (413, True)
     assert sum(1 for path in segments(home) for _ in read(path)) == 40
@@ -300,7 +304,9 @@ async def _drive(url: str) -> tuple[list[int], tuple[int, bool]]:
         answers = await asyncio.gather(*(client.post("/v1/rank", json=BODY | {"request_id": i}) for i in range(40)))
     # 100 MB announced in chunks: the answer must come long before they are all sent.
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
-    writer.write(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(
+        b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     sent = 0
     for _ in range(8):
         writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from infra.home import Home, ReadOnlyHome
-from serving import prediction_log
-from serving.prediction_log import PredictionLog, Record, TornWrite, pack, read, segments, unpack
+from serving import segment_log
+from serving.prediction_log import PredictionLog, Record, TornWrite, features_of, matrix, pack, read, segments, unpack
 
 
 def record(request_id: int, n: int = 4) -> Record:
@@ -36,9 +36,11 @@ def record(request_id: int, n: int = 4) -> Record:
         p=pack(np.array([0.1, 0.2], np.float32)),
         propensity=pack(np.ones(2, np.float32)),
         logged=pack(rows[:2]),
-        features={"user_ctr": pack(np.array([np.nan, 0.5], np.float32)), "device": pack(np.array(["tv", "mobile"]))},
-        snapshots={"user_daily": pack(np.array([0, 20260104]))},
-        ages={"user_daily": pack(np.array([np.nan, 60], np.float32))},
+        numbers=matrix(("user_ctr",), np.array([[np.nan], [0.5]], np.float32)),
+        whole=matrix(("hour",), np.array([[3], [3]])),
+        others={"device": pack(np.array(["tv", "mobile"]))},
+        snapshots=matrix(("user_daily",), np.array([[0], [20260104]])),
+        ages=matrix(("user_daily",), np.array([[np.nan], [60]], np.float32)),
     )
 
 
@@ -49,7 +51,10 @@ def test_records_come_back_as_they_were_written_with_offsets_to_go_on_from(home)
     assert [r for r, _ in found] == [record(number) for number in range(5)]
     assert [offset for _, offset in found] == np.cumsum(sizes).tolist()
     assert [r.request_id for r, _ in read(log.path, found[2][1])] == [3, 4]
-    assert unpack(found[0][0].features["device"]).tolist() == ["tv", "mobile"]
+    features = features_of(found[0][0])
+    assert features["device"].tolist() == ["tv", "mobile"]
+    assert features["hour"].tolist() == [3, 3]
+    np.testing.assert_array_equal(features["user_ctr"], np.array([np.nan, 0.5], np.float32))
     log.close()
 
 
@@ -116,7 +121,7 @@ def test_a_short_write_is_an_error_and_later_records_are_not_behind_it(home, mon
     log = PredictionLog(home)
     log.append(record(0))
     whole_write = os.write
-    monkeypatch.setattr(prediction_log.os, "write", lambda fd, data: whole_write(fd, data[:10]))
+    monkeypatch.setattr(segment_log.os, "write", lambda fd, data: whole_write(fd, data[:10]))
     with pytest.raises(TornWrite, match="disk full"):
         log.append(record(1))
     monkeypatch.undo()

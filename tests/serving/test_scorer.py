@@ -13,7 +13,7 @@ from infra.clock import FixedClock
 from infra.home import Home
 from serving.assignment import Assignment
 from serving.policy import EpsilonPolicy, GreedyPolicy
-from serving.prediction_log import PredictionLog, Record, read, segments, unpack
+from serving.prediction_log import PredictionLog, Record, features_of, names_of, read, segments, unpack
 from serving.scorer import RankRequest, Scorer, logged_rows
 
 REQUEST = RankRequest(user_id=3, ad_id=np.arange(20), slots=4, context={"device": "mobile"}, request_id=11)
@@ -35,8 +35,8 @@ def test_what_is_logged_is_what_was_answered(scorer):
     np.testing.assert_array_equal(unpack(record.shown), answer.slate.shown)
     np.testing.assert_array_equal(unpack(record.propensity), answer.slate.propensity)
     assert unpack(record.logged)[:4].tolist() == answer.slate.shown.tolist()
-    assert set(record.features) == {"user_id", "ad_id", "device", "user_ctr", "ad_ctr", "user_clicked_categories"}
-    assert set(record.snapshots) == set(record.ages) == {"user_daily", "ad_daily"}
+    assert set(features_of(record)) == {"user_id", "ad_id", "device", "user_ctr", "ad_ctr", "user_clicked_categories"}
+    assert names_of(record.snapshots) == names_of(record.ages) == ("user_daily", "ad_daily")
 
 
 def test_logged_features_give_the_logged_scores_again(scorer):
@@ -44,7 +44,7 @@ def test_logged_features_give_the_logged_scores_again(scorer):
         scorer.rank(replace(REQUEST, request_id=number, user_id=number % 7))
     for record in logged(scorer):
         rows = unpack(record.logged)
-        again = TinyArtefact().score({name: unpack(column) for name, column in record.features.items()})
+        again = TinyArtefact().score(features_of(record))
         np.testing.assert_array_equal(again, unpack(record.s)[rows])
         k = len(unpack(record.shown))
         np.testing.assert_array_equal(TinyArtefact().probability(again[:k], np.arange(k)), unpack(record.p))
@@ -135,11 +135,33 @@ def test_without_a_log_there_is_no_answer():
         scorer.rank(REQUEST)
 
 
-def test_a_score_that_is_not_finite_is_an_error_and_not_an_answer(scorer, monkeypatch):
-    monkeypatch.setattr(TinyArtefact, "score", lambda self, columns: np.full(20, np.nan, np.float32))
-    with pytest.raises(FloatingPointError, match="tiny-model"):
-        scorer.rank(REQUEST)
-    assert logged(scorer) == []
+@pytest.mark.parametrize("broken", [lambda self, columns: np.full(20, np.nan, np.float32), lambda self, columns: columns["x"]])
+def test_a_model_that_fails_is_stood_in_for_by_popularity_and_the_answer_says_so(scorer, monkeypatch, caplog, broken):
+    monkeypatch.setattr(TinyArtefact, "score", broken)
+    answers = [scorer.rank(replace(REQUEST, request_id=number)) for number in range(20)]
+    assert {(a.model, a.marks.degraded) for a in answers} == {("popularity", "popularity")}
+    rates = np.clip([np.sin(ad) for ad in REQUEST.ad_id], 1e-4, 0.5)
+    for answer in answers:
+        np.testing.assert_allclose(answer.s, np.log(rates / (1 - rates)), rtol=1e-5)
+        if not answer.slate.randomised:
+            assert rates[answer.slate.shown[0]] == rates.max()
+    assert {record.artefact for record in logged(scorer)} == {"popularity"}
+    assert len(caplog.records) == 1  # a broken model breaks for every request; it is said once a second
+    monkeypatch.undo()
+    assert scorer.rank(REQUEST).model == "tiny-model"
+
+
+def test_requests_scored_together_are_answered_as_each_alone(scorer, home):
+    asked = [replace(REQUEST, request_id=i, user_id=i % 7, ad_id=np.arange(i % 5, i % 5 + 3 + i)) for i in range(9)]
+    alone = [scorer.rank(request) for request in asked]
+    one_by_one = logged(scorer)
+    together = scorer.rank_many(asked)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.request_id, one.arm, one.model, one.marks) == (other.request_id, other.arm, other.model, other.marks)
+        for name in ("s", "p"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(one.slate.shown, other.slate.shown)
+    assert logged(scorer)[len(one_by_one) :] == one_by_one
 
 
 def test_a_source_that_loses_rows_is_caught(scorer):

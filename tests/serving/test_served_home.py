@@ -179,6 +179,7 @@ def test_the_endpoint_serves_the_champion_with_fresh_features(served, model):
             time.sleep(0.05)
         about = client.get("/v1/model").json()
         assert (about["model"], about["family"], about["arms"]) == (model.hash, "logistic", {"a": 0.5, "b": 0.5})
+        assert about["engine"] == "logistic has one engine"
         assert about["context"] == {"device": "string", "placement": "string", "page_topic": "integer"}
         request = requests(served, 1)[0]
         body = {"user_id": request.user_id, "candidates": request.ad_id.tolist(), "slots": 3, "context": request.context}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.ids import derived_id, uniform
+from features.ids import click_id, derived_id, uniform
 from features.schemas import CLICKS, REQUESTS
 from infra.clock import DAY_US, HOUR_US
 from pipelines.sources.contract import Requests, Response, Slates
@@ -177,12 +177,12 @@ class World:
             "placement": placement_column.take(rows),
             "page_topic": topic,
         }
-        click_id = derived_id(impression_id[clicked], 1)
+        click = click_id(impression_id[clicked])
         clicks = {
-            "click_id": click_id,
+            "click_id": click,
             "impression_id": impression_id[clicked],
             "event_timestamp": click_us,
-            "arrived_at": click_us + transport_us(seed, Kind.CLICK_ARRIVAL, click_id),
+            "arrived_at": click_us + transport_us(seed, Kind.CLICK_ARRIVAL, click),
         }
         return Response(
             tables.table(REQUESTS, requests),

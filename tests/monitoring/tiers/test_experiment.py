@@ -110,6 +110,24 @@ def test_an_arm_that_nobody_planned_is_named(warm: ExperimentTier) -> None:
     assert found.subject == "c"
 
 
+def test_a_change_of_plan_is_no_fault_and_hides_none(warm: ExperimentTier) -> None:
+    """A canary takes a tenth of the users: those move, as planned.  Later it takes more than it should."""
+    plan = {"a": 0.45, "b": 0.45, "canary": 0.1}
+
+    def with_canary(share: float) -> Arms:
+        return lambda user, luck: np.where(uniform(user, 8) < share, "canary", planned(user, luck))
+
+    tier = copy.deepcopy(warm)
+    for number in range(WARM, WARM + 3 * 24):
+        assert tier.test(hour(number, with_canary(0.1), plan=plan)) == []
+        assert ("experiment" in tier.unable()) == (number == WARM)
+        tier.learn()
+    assert {"arms", "sample ratio", "stickiness"} <= set(tier.ran())
+    found = tier.test(hour(WARM + 72, with_canary(0.2), plan=plan))
+    assert found[0].symptom == "not-sticky"
+    assert found[0].subject == "canary"
+
+
 def test_without_a_plan_the_shares_are_learned() -> None:
     def uneven(user: np.ndarray, _: np.ndarray) -> np.ndarray:
         return np.where(uniform(user, 7) < 0.9, "a", "b")

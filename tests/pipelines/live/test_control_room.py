@@ -208,6 +208,41 @@ def test_writes_need_the_token(room: Running, browser):
     window.context.close()
 
 
+OTHER_SITE = """async ([url, token]) => {
+  const headers = { "Content-Type": "application/json", "X-Drill-Token": token };
+  const tries = [
+    fetch(url + "api/state").then((answer) => answer.text()),
+    fetch(url + "api/heal", { method: "POST", headers, body: "{}" }).then((answer) => answer.text()),
+    fetch(url + "api/heal", { method: "POST", mode: "no-cors", body: "{}" }).then((answer) => answer.text()),
+  ];
+  return Promise.all(tries.map((one) => one.catch(() => "")));
+}"""
+
+
+def test_a_page_of_another_site_reads_and_changes_nothing(room: Running, browser):
+    """Even if it had the token: the endpoint's own address is another site to a browser."""
+    window = browser.new_context().new_page()
+    window.goto(room.get("api/about")["endpoint"] + "/healthz")
+    before = len(room.get("api/state")["timeline"])
+    assert window.evaluate(OTHER_SITE, [room.root, room.token]) == ["", "", ""]
+    assert len(room.get("api/state")["timeline"]) == before
+    window.context.close()
+
+
+def test_a_name_that_somebody_makes_lead_here_shows_nothing(room: Running, browser):
+    """DNS rebinding: to the browser the page is the attacker's own, so only the server can refuse."""
+    from at_the_page import CHROMIUM
+
+    rules = "--host-resolver-rules=MAP evil.example 127.0.0.1"
+    fooled = browser.browser_type.launch(executable_path=CHROMIUM, args=["--no-sandbox", rules])
+    window = fooled.new_page()
+    for url in (room.root, room.get("api/about")["endpoint"] + "/"):
+        answer = window.goto(url.replace("127.0.0.1", "evil.example") + "metrics")
+        assert answer.status == 421
+        assert "CLICKPROOF_ALLOWED_HOSTS" in answer.text()
+    fooled.close()
+
+
 def test_what_cannot_be_done_is_explained(room: Running):
     assert room.post("api/heal", {}, room.token) == 409
     assert room.post("api/inject", {"code": "NOBUG", "intensity": "strong"}, room.token) == 409
@@ -281,6 +316,14 @@ def test_the_report_of_an_incident_is_drawn(room: Running, page):
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert "against the reference days" in html
     assert "ad_log_price" in html
+    window = page.context.new_page()  # of the context that holds the token
+    failed = []
+    window.on("pageerror", lambda error: failed.append(str(error)))
+    window.goto(f"{room.root}api/incidents/{number}/report")
+    window.wait_for_selector("svg")
+    assert window.evaluate("() => window.origin") == "null"  # in its sandbox it reaches neither the token nor the page
+    assert failed == []
+    window.close()
 
 
 def test_time_stops_and_goes_on(room: Running, page):

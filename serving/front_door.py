@@ -1,0 +1,234 @@
+"""POST /v1/rank without a web framework between: the server's HTTP protocol, with a short way for this one route.
+
+A framework's scope, task, routing and response messages cost more than reading a user's features.  So this protocol keeps the
+requests for one path to itself, from the parser's callbacks to the transport; all others, and all that are pipelined behind one
+that isn't answered yet, take uvicorn's usual way to the application, whose own route gives the same bytes.
+
+A request waits in a `WaitingRoom`: bounded in number and in time, so that under overload the excess is refused at once, with
+Retry-After, at a fraction of the cost of an answer.
+"""
+
+import asyncio
+from collections import deque
+from functools import partial
+from time import perf_counter_ns
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from serving.connections import Connection
+from serving.rank_handler import RankHandler, Reply, Wanted, body_problem, problem, too_long
+
+PATH = b"/v1/rank"
+DRAIN_S = 0.25
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Turn:
+    """One request's place in its connection, in the form in which uvicorn keeps its own (`RequestResponseCycle`)."""
+
+    __slots__ = (
+        "body", "disconnected", "keep_alive", "length", "message_event", "more_body", "response_complete", "response_started",
+        "started_ns",
+    )  # fmt: skip
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.response_started = self.response_complete = False  # a reply goes out as a whole
+        self.more_body = True
+        self.disconnected = False
+        self.message_event = _NOBODY_WAITS
+        self.body: list[bytes] = []
+        self.length = 0
+        self.started_ns = perf_counter_ns()
+
+
+class _Nobody:
+    def set(self) -> None:
+        """Nobody waits for more of the body: the parser hands it over when it is whole."""
+
+
+_NOBODY_WAITS = _Nobody()
+
+
+class WaitingRoom:
+    """Requests in order of arrival.  Between two answers the loop looks at the sockets, so that what arrives meanwhile is seen,
+    and refused where the room is full or the wait has become longer than anybody would wait."""
+
+    def __init__(self, handler: RankHandler, loop: asyncio.AbstractEventLoop) -> None:
+        self.handler = handler
+        self._loop = loop
+        self._most = handler.settings.max_waiting
+        self._together = handler.settings.micro_batch
+        self._patience_ns = int(handler.settings.max_wait_ms * 1e6)
+        self._waiting: deque[tuple[FrontDoor, Turn]] = deque()
+        self._reading = 0  # requests that wait for a remote store
+        self._read: deque[tuple[FrontDoor, Turn, Wanted]] = deque()  # those that no longer do
+        self._called = False
+        self._full = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)
+
+    def enter(self, door: "FrontDoor", turn: Turn) -> None:
+        """A request is whole."""
+        if len(self._waiting) + self._reading >= self._most:
+            self._refuse(door, turn, "full")
+            return
+        self._waiting.append((door, turn))
+        self._call()
+
+    def _call(self) -> None:
+        if not self._called:
+            self._called = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Answer one request, or as many as are there and go into one call of the model: those that were read, then those that
+        have waited longest.  Those whose time is up are refused on the way to them."""
+        now = perf_counter_ns()
+        batch: list[tuple[FrontDoor, Turn, Wanted]] = []
+        while (self._read or self._waiting) and len(batch) < self._together:
+            found = self._next(now)
+            if found is not None:
+                batch.append(found)
+        if batch:
+            service = batch[0][2].service
+            same = [one for one in batch if one[2].service is service]
+            self._read.extendleft(one for one in reversed(batch) if one[2].service is not service)  # swapped in between
+            self._reading += len(batch) - len(same)
+            replies = self.handler.answer_many([wanted for _, _, wanted in same], [turn.started_ns for _, turn, _ in same])
+            for (door, turn, _), reply in zip(same, replies, strict=True):
+                door.reply(turn, reply)
+        self._called = False
+        if self._read or self._waiting:
+            self._call()
+
+    def _next(self, now: int) -> "tuple[FrontDoor, Turn, Wanted] | None":
+        """The next request that can be answered; None where it was refused, or has to wait for a remote store."""
+        if self._read:
+            self._reading -= 1
+            door, turn, wanted = self._read.popleft()
+            return None if turn.disconnected else (door, turn, wanted)
+        door, turn = self._waiting.popleft()
+        if turn.disconnected:
+            return None
+        if now - turn.started_ns > self._patience_ns and self._waiting:  # late, and others wait behind it
+            self._refuse(door, turn, "late")
+            return None
+        found = self.handler.read(b"".join(turn.body))
+        if isinstance(found, Reply):
+            door.reply(turn, found)
+            return None
+        ahead = self.handler.ahead(found)
+        if ahead is None:
+            return door, turn, found
+        self._reading += 1
+        ahead.add_done_callback(partial(self._was_read, door, turn, found))
+        return None
+
+    def _was_read(self, door: "FrontDoor", turn: Turn, wanted: Wanted, _: "asyncio.Future[None]") -> None:
+        self._read.append((door, turn, wanted))
+        self._call()
+
+    def _refuse(self, door: "FrontDoor", turn: Turn, why: str) -> None:
+        self.handler.metrics.shed(why)
+        door.reply(turn, self.handler.refused(self._full))
+
+
+class FrontDoor(Connection):
+    """The server's protocol with the short way; `room` is put in by `front_door`."""
+
+    room: WaitingRoom
+    _turn: Turn | None = None
+    _draining = False
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection stays open for a moment more, since a request may be on its way."""
+        before: Any = self.cycle
+        if before is None or before.response_complete:
+            self._draining = True
+            self.loop.call_later(DRAIN_S, super().shutdown)
+        else:
+            before.keep_alive = False
+
+    def on_message_begin(self) -> None:
+        """A request begins; whose it is, its head will say."""
+        super().on_message_begin()
+        self._turn = None
+
+    def on_headers_complete(self) -> None:
+        """Here it is decided who answers."""
+        before: Any = self.cycle
+        free = before is None or before.response_complete
+        if not (self.url == PATH and free and self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"):
+            super().on_headers_complete()
+            return
+        self.check_head()
+        self._turn = self.cycle = Turn(self.parser.should_keep_alive() and not self._draining)  # type: ignore[assignment]
+        given = dict(self.headers)
+        refusal = body_problem(
+            given.get(b"content-type", b"").decode("latin-1"),
+            given.get(b"content-encoding", b"").decode("latin-1"),
+            given.get(b"content-length", b"").decode("latin-1"),
+            self.room.handler.settings.max_body_bytes,
+        )
+        if refusal is not None:
+            self.reply(self._turn, self.room.handler.refused(refusal))
+        elif self.expect_100_continue:
+            self.transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        turn = self._turn
+        if turn is None:
+            super().on_body(body)
+        elif not turn.response_complete:
+            turn.body.append(body)
+            turn.length += len(body)
+            limit = self.room.handler.settings.max_body_bytes
+            if turn.length > limit:
+                self.reply(turn, self.room.handler.refused(too_long(limit)))
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        turn = self._turn
+        if turn is None:
+            super().on_message_complete()
+            return
+        self.arrived()
+        turn.more_body = False
+        if not turn.response_complete:
+            self.room.enter(self, turn)
+
+    def reply(self, turn: Turn, reply: Reply) -> None:
+        """Send a reply and be ready for what comes next on the connection."""
+        if turn.disconnected or self.transport.is_closing():
+            return
+        head = [STATUS_LINE[reply.status], b"content-type: application/json\r\n"]
+        if reply.retry_after_s is not None:
+            head.append(b"retry-after: %d\r\n" % reply.retry_after_s)
+        for name, value in self.server_state.default_headers:
+            head.append(b"%s: %s\r\n" % (name, value))
+        if not turn.keep_alive:
+            head.append(b"connection: close\r\n")
+        head.append(b"content-length: %d\r\n\r\n" % len(reply.content))
+        head.append(reply.content)
+        self.transport.write(b"".join(head))
+        turn.response_started = turn.response_complete = True
+        if not turn.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def front_door(handler: RankHandler) -> type[FrontDoor]:
+    """The protocol for `serving.connections.within_limits`: one room for all connections of a process."""
+    rooms: list[WaitingRoom] = []
+
+    class Door(FrontDoor):
+        """With this process' room, made in its event loop."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if not rooms:
+                rooms.append(WaitingRoom(handler, self.loop))
+            self.room = rooms[0]
+
+    return Door

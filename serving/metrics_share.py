@@ -1,0 +1,64 @@
+"""What several workers counted, in one answer to /metrics: the scrape reaches one of them, whichever the kernel chooses.
+
+Each writes its counts to a file of its own once a second and adds the others' files to its own counts when asked; one that is
+started again counts on from its file, so that counters never fall.  Called by `serving.serve` where there is more than one.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+
+from infra.home import Home
+from serving.metrics import Counts, ServingMetrics
+
+EVERY_S = 1.0
+
+
+class SharedMetrics:
+    """The counts of worker `number` among `count`, in files of the home."""
+
+    def __init__(self, home: Home, number: int, count: int) -> None:
+        self._files = [home.writing(home.run / f"metrics-{i}.msgpack") for i in range(count)]
+        self._number = number
+        self.metrics = ServingMetrics(self._of_others, _read(self._files[number]))
+        self._stop = threading.Event()
+        self._writer = threading.Thread(target=self._write_on, name="metrics", daemon=True)
+        self._writer.start()
+
+    def close(self) -> None:
+        """Write a last time."""
+        self._stop.set()
+        self._writer.join()
+        self._write()
+
+    def _of_others(self) -> Counts:
+        found = Counts()
+        for number, file in enumerate(self._files):
+            if number != self._number:
+                found = found.plus(_read(file) or Counts())
+        return found
+
+    def _write_on(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            self._write()
+
+    def _write(self) -> None:
+        file = self._files[self._number]
+        beside = file.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(msgspec.msgpack.encode(self.metrics.now()))
+        os.replace(beside, file)
+
+
+def forget(home: Home) -> None:
+    """Begin from nothing: called once before the workers start."""
+    for file in home.run.glob("metrics-*"):
+        file.unlink()
+
+
+def _read(file: Path) -> Counts | None:
+    try:
+        return msgspec.msgpack.decode(file.read_bytes(), type=Counts)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,153 @@
+"""From the bytes of a request to the bytes of its answer: what both doors of POST /v1/rank do.
+
+The doors are the route of `serving.app` and, without a web framework between, `serving.front_door`.  Bodies go through msgspec
+and numpy, not through pydantic rows, which cost several times the model itself.  Everything runs in the event loop on purpose:
+it is short and bound by the processor, so a hand-over to threads would only add to it; more processes scale it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import msgspec
+
+from features.catalogue import Kind
+from features.online import OnlineSource
+from infra.settings import Settings
+from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, Problem, decode, to_answer, to_request
+from serving.metrics import ServingMetrics
+from serving.scorer import Answer, RankRequest, Scorer
+
+JSON = "application/json"
+_log = logging.getLogger("clickproof.serving")
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the endpoint serves: a scorer, the context fields that it takes, and how it describes itself."""
+
+    scorer: Scorer
+    context: Mapping[str, Kind]
+    description: ModelAnswer
+
+
+class ServerState:
+    """What changes while the server runs: the service once loaded, or why it could not be loaded."""
+
+    def __init__(self) -> None:
+        self.service: Service | None = None
+        self.failure: str | None = None
+
+
+class Reply(NamedTuple):
+    """An answer to be sent; `retry_after_s` where it makes sense to ask again."""
+
+    status: int
+    content: bytes
+    retry_after_s: int | None = None
+
+
+class Wanted(NamedTuple):
+    """A request that was read, and the service that it was read for."""
+
+    service: Service
+    request: RankRequest
+    decode_ns: int
+
+
+class RankHandler:
+    """Answers requests with the service of the moment."""
+
+    def __init__(self, state: ServerState, settings: Settings, metrics: ServingMetrics) -> None:
+        self.state = state
+        self.settings = settings
+        self.metrics = metrics
+
+    def read(self, body: bytes) -> "Wanted | Reply":
+        """What a body asks, or why it can't be answered.  Never raises."""
+        service = self.state.service
+        if service is None:
+            return self.refused(unready(self.state))
+        began = perf_counter_ns()
+        try:
+            request = to_request(decode(body), service.context, self.settings.max_candidates)
+        except InvalidRequest as error:
+            return self.refused(problem(error.status, error.field, error.message))
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
+            return self._failed()
+        return Wanted(service, request, perf_counter_ns() - began)
+
+    def ahead(self, wanted: "Wanted") -> "asyncio.Future[None] | None":
+        """Begin to read what the request needs from a remote store; None where there is nothing to wait for."""
+        source = wanted.service.scorer.source
+        return source.prefetch(wanted.request.user_id) if isinstance(source, OnlineSource) else None
+
+    def answer(self, wanted: "Wanted", started_ns: int) -> Reply:
+        """The reply to a request; `started_ns` (perf_counter_ns) is when its first byte was seen.  Never raises."""
+        return self.answer_many([wanted], [started_ns])[0]
+
+    def answer_many(self, wanted: "Sequence[Wanted]", started_ns: Sequence[int]) -> list[Reply]:
+        """The replies to requests that were read for the same service, with one call of the model."""
+        service = wanted[0].service
+        try:
+            answers = service.scorer.rank_many([one.request for one in wanted])
+        except OSError:
+            _log.exception("a request could not be answered")
+            message = "the prediction log or the feature store failed; the server's own log says why"
+            return [self.refused(problem(503, None, message, retry_after_s=1)) for _ in wanted]
+        except Exception:  # noqa: BLE001 - see `read`
+            if len(wanted) > 1:  # one that can't be answered must not take the others with it
+                return [self.answer(one, started) for one, started in zip(wanted, started_ns, strict=True)]
+            return [self._failed()]
+        return [self._told(one, answer, started) for one, answer, started in zip(wanted, answers, started_ns, strict=True)]
+
+    def _told(self, wanted: "Wanted", answer: Answer, started_ns: int) -> Reply:
+        ranked = perf_counter_ns()
+        content = _encode(to_answer(wanted.request, answer, wanted.service.description.policy))
+        ended = perf_counter_ns()
+        self.metrics.ranked(answer, wanted.decode_ns, ended - ranked, ended - started_ns)
+        self.metrics.ended("rank", 200)
+        return Reply(200, content)
+
+    def _failed(self) -> Reply:
+        _log.exception("a request could not be answered")
+        return self.refused(problem(500, None, "the server failed; its own log says why"))
+
+    def refused(self, reply: Reply) -> Reply:
+        """Count a reply that is no success."""
+        self.metrics.ended("rank", reply.status)
+        return reply
+
+
+def problem(status: int, field: str | None, message: str, retry_after_s: int | None = None) -> Reply:
+    """A reply that says what was wrong."""
+    return Reply(status, _encode(ErrorAnswer(Problem(field, message))), retry_after_s)
+
+
+def unready(state: ServerState) -> Reply:
+    """503, with the reason."""
+    if state.failure is not None:
+        return problem(503, None, f"no model could be loaded: {state.failure}")
+    return problem(503, None, "the model is being loaded; try again shortly", retry_after_s=1)
+
+
+def body_problem(content_type: str, content_encoding: str, content_length: str, limit: int) -> Reply | None:
+    """What the headers of a request already say against its body: 415 for another type or encoding, 413 for its length."""
+    kind, _, parameters = content_type.lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if kind.strip() != JSON or charset not in ("", "utf-8"):
+        return problem(415, None, "send JSON in UTF-8, with the header 'Content-Type: application/json'")
+    if content_encoding.lower() not in ("", "identity"):
+        return problem(415, None, "send the body uncompressed, without a Content-Encoding")
+    if content_length.isdigit() and int(content_length) > limit:
+        return too_long(limit)
+    return None
+
+
+def too_long(limit: int) -> Reply:
+    """413."""
+    return problem(413, None, f"the body is longer than {limit} bytes, the most this server takes")

@@ -1,0 +1,247 @@
+"""Append-only segments: how records survive the death of a process, and all but the last moment a loss of power.
+
+`serving.prediction_log` and `serving.event_log` write through it before an answer leaves; ingestion in `pipelines` reads what
+they wrote.  A segment is a file of frames:
+
+    length of the payload (uint32, little endian) | CRC-32 of the payload (uint32) | payload
+
+A frame goes out through one write(2) to a file opened for appending, so it survives SIGKILL at any point after `append`
+returns.  A thread brings what was written to the disk within `FSYNC_S`, so that a loss of power costs no more than that.  A
+process that dies inside the write leaves a torn tail, which a reader recognises by length or checksum and leaves alone.  No
+segment is ever reopened for writing: a torn tail stays the last thing in its file.
+"""
+
+import os
+import secrets
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+from infra.home import Home
+
+_HEAD = struct.Struct("<II")
+MAX_RECORD_BYTES = 64 << 20  # a longer length in a header is damage, not a record
+SEGMENT_BYTES = 64 << 20  # a segment is closed once it is longer than this
+_UNSYNCED = "what was answered just before is lost if the power fails; check the disk"
+FSYNC_S = 0.1  # what a loss of power may cost: answers of so many seconds; see `pause_s` for the disk that this asks for
+
+
+class TornWrite(OSError):
+    """The system took only a part of a record (a full disk, mostly); the answer must not be given."""
+
+
+class Unsynced(OSError):
+    """Records that were answered for earlier may not be on the disk: fsync failed, and a loss of power now would lose them."""
+
+
+class _Segment:
+    """A file that is written, or was and is not on the disk yet."""
+
+    def __init__(self, home: Home, folder: Path, suffix: str) -> None:
+        """A new, empty one: a number for order, and a token because a name must never come back, even after old segments were
+        deleted (the ingestion remembers offsets by name)."""
+        number = max((int(path.name.partition("-")[0]) for path in segments(folder, suffix)), default=0) + 1
+        self.path = home.writing(folder / f"{number:08d}-{secrets.token_hex(6)}{suffix}")
+        self.fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self.written = 0
+        self.dirty = False  # something was written since the last fsync began
+        self._named = False  # the folder's entry for it is on the disk
+
+    def sync(self) -> None:
+        """Bring content and name to the disk.  Raises OSError."""
+        self.dirty = False  # before: what is written meanwhile is for the next time
+        os.fsync(self.fd)
+        if not self._named:
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self._named = True
+
+
+class SegmentLog:
+    """Appends payloads to a segment of its own in a folder.  Threads may share one; processes each have their own."""
+
+    def __init__(self, home: Home, folder: Path, suffix: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Raises ReadOnlyHome, and OSError where no segment can be made."""
+        self._place = home, folder, suffix
+        self._segment_bytes = segment_bytes
+        self._lock = threading.Lock()  # of all below
+        self._segment: _Segment | None = _Segment(*self._place)  # None: the next append opens one
+        self._done: list[_Segment] = []  # full or torn: to be synced and closed
+        self._failure: OSError | None = None  # of an fsync, not yet told
+        self._closed = False
+        self.path = self._segment.path  # of the segment last opened
+        self.failed_syncs = 0
+        self._syncing = threading.Lock()  # held by who syncs: only they close files
+        self._syncer = _join(self)
+
+    def append(self, payload: bytes) -> int:
+        """Write one payload; bytes written.  When this returns it survives SIGKILL.
+
+        Raises OSError where it can't be written: the answer must not be given, and trying again may go well (after a torn
+        write or a failed fsync, in a new segment).  ValueError for a payload that no reader would take, and after `close`.
+        """
+        if not 0 < len(payload) <= MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {len(payload)} bytes; there must be some, and {MAX_RECORD_BYTES} at most")
+        frame = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"the log of {self.path} is closed; open a new one to write more")
+            if self._failure is not None:
+                self._tell_failure()
+            segment = self._segment
+            if segment is None or segment.written >= self._segment_bytes:
+                segment = self._next()
+            taken = os.write(segment.fd, frame)
+            segment.written += taken
+            if not segment.dirty:
+                segment.dirty = True
+                self._syncer.dirty.set()
+            if taken != len(frame):
+                self._retire()
+                raise TornWrite(
+                    f"{segment.path}: only {taken} of {len(frame)} bytes of a record were written; is the disk full?"
+                )
+        return taken
+
+    def sync(self) -> None:
+        """Bring to the disk what was written since the last time, and close segments that are done.  The syncer calls it; an
+        error is kept for the next `append`, or for `close`."""
+        with self._syncing:
+            with self._lock:
+                done, self._done = self._done, []
+                todo = done if self._segment is None else [*done, self._segment]
+            for segment in todo:
+                try:
+                    if segment.dirty:
+                        segment.sync()
+                except OSError as error:
+                    with self._lock:
+                        self.failed_syncs += 1
+                        self._failure = Unsynced(error.errno, f"{error.strerror} at fsync: {_UNSYNCED}", str(segment.path))
+                finally:
+                    if segment in done:
+                        os.close(segment.fd)
+
+    def close(self) -> None:
+        """Bring everything to the disk and close; an empty segment is removed.  Closing again does nothing.
+
+        Raises Unsynced where an fsync failed that no `append` has told of."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            last = self._segment
+            self._retire()
+        self._syncer.leave(self)
+        self.sync()
+        if last is not None and last.written == 0:
+            last.path.unlink(missing_ok=True)
+        if self._failure is not None:
+            self._tell_failure()
+
+    def _next(self) -> _Segment:
+        self._retire()
+        self._segment = _Segment(*self._place)
+        self.path = self._segment.path
+        return self._segment
+
+    def _retire(self) -> None:
+        if self._segment is not None:
+            self._done.append(self._segment)
+            self._segment = None
+            self._syncer.dirty.set()
+
+    def _tell_failure(self) -> None:
+        """Raise what went wrong, once.  After a failed fsync Linux takes the pages for clean, so that another fsync of the same
+        file would say nothing (Rebello et al. 2020, "Can applications recover from fsync failures?"): what comes next goes to a
+        new segment."""
+        failure, self._failure = self._failure, None
+        self._retire()
+        assert failure is not None
+        raise failure
+
+
+def pause_s(took_s: float) -> float:
+    """Seconds to wait between the first unsynced write and the next fsync, when the last round of them took `took_s`.
+
+    Every write is then on the disk FSYNC_S / 2 + took_s later at most, which is FSYNC_S where fsync takes no more than half of
+    it; on a slower disk one fsync follows the other, and it is twice what they take."""
+    return max(0.0, FSYNC_S / 2 - took_s)
+
+
+class _Syncer(threading.Thread):
+    """Syncs the logs of a process while any of them is open, and ends with the last one."""
+
+    def __init__(self) -> None:
+        super().__init__(name="fsync", daemon=True)
+        self.dirty = threading.Event()
+        self.logs: tuple[SegmentLog, ...] = ()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Until the last log is closed."""
+        took_s = 0.0
+        while True:
+            self.dirty.wait()
+            if self._over.wait(pause_s(took_s)):
+                return
+            self.dirty.clear()
+            started = perf_counter()
+            for log in self.logs:
+                log.sync()
+            took_s = perf_counter() - started
+
+    def leave(self, log: SegmentLog) -> None:
+        """Sync it no more.  When this was the last one the thread has ended."""
+        with _joining:
+            self.logs = tuple(other for other in self.logs if other is not log)
+            if self.logs:
+                return
+            if _syncers.get(os.getpid()) is self:
+                del _syncers[os.getpid()]
+        self._over.set()
+        self.dirty.set()
+        self.join()
+
+
+_joining = threading.Lock()
+_syncers: dict[int, _Syncer] = {}  # by process, since a thread does not outlive a fork
+
+
+def _join(log: SegmentLog) -> _Syncer:
+    with _joining:
+        syncer = _syncers.get(os.getpid())
+        if syncer is None:
+            syncer = _syncers[os.getpid()] = _Syncer()
+            syncer.start()
+        syncer.logs = (*syncer.logs, log)
+        return syncer
+
+
+def segments(folder: Path, suffix: str) -> list[Path]:
+    """Every segment of a folder, oldest first."""
+    return sorted(folder.glob(f"*{suffix}"))
+
+
+def payloads(segment: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Payloads of one segment from a byte offset on, each with the offset just behind its frame (where to go on later).
+
+    Stops before a torn or damaged frame: it may still be in the middle of being written.
+    """
+    with segment.open("rb") as file:
+        file.seek(offset)
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
+            length, checksum = _HEAD.unpack(head)
+            if not 0 < length <= MAX_RECORD_BYTES:  # zeros: a file extended but not written, after a power loss
+                return
+            payload = file.read(length)
+            if len(payload) < length or zlib.crc32(payload) != checksum:
+                return
+            offset += _HEAD.size + length
+            yield payload, offset

@@ -1,0 +1,75 @@
+"""Several processes behind one port: each with its own event loop, store connection and log segment; they share nothing.
+
+Every worker listens on the port by itself (SO_REUSEPORT) and the kernel deals connections out, so no process is in the way of
+another's.  The parent only starts them, starts again what died, and passes on the signal to stop.  Called by `serving.serve`.
+"""
+
+import logging
+import multiprocessing as mp
+import multiprocessing.connection
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+
+RESTART_S = (0.2, 10.0)  # first and longest wait before a dead worker is started again
+SOUND_S = 30.0  # a worker that lived as long is not to blame for its death
+STOP_S = 30.0  # for the requests under way
+
+_log = logging.getLogger("clickproof.serving")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that shares its port with the other workers'."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((host, port))
+    return sock
+
+
+def supervise(count: int, work: Callable[[int], None]) -> None:
+    """Run `work(number)` in `count` processes until SIGINT or SIGTERM; whichever dies before that is started again.
+
+    `work` must be picklable, and end on SIGTERM."""
+    context = mp.get_context("spawn")
+    stopping: list[int] = []
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wanted, lambda received, _: stopping.append(received))
+    waits, started = [RESTART_S[0]] * count, [0.0] * count
+    workers: list[BaseProcess] = []
+
+    def start(number: int) -> BaseProcess:
+        process = context.Process(target=work, args=(number,), name=f"worker {number}")
+        process.start()
+        started[number] = time.monotonic()
+        return process
+
+    workers += [start(number) for number in range(count)]
+    while not stopping:
+        multiprocessing.connection.wait([process.sentinel for process in workers], timeout=0.2)
+        for number, process in enumerate(workers):
+            if stopping or process.is_alive():
+                continue
+            waits[number] = (
+                RESTART_S[0] if time.monotonic() - started[number] > SOUND_S else min(waits[number] * 2, RESTART_S[1])
+            )
+            _log.error("worker %d ended with status %s; starting it again", number, process.exitcode)
+            _sleep(waits[number], stopping)
+            if not stopping:
+                workers[number] = start(number)
+    for process in workers:
+        process.terminate()
+    for process in workers:
+        process.join(STOP_S)
+        if process.is_alive():
+            _log.error("%s did not stop within %g s; it is killed", process.name, STOP_S)
+            process.kill()
+            process.join()
+
+
+def _sleep(seconds: float, stopping: list[int]) -> None:
+    end = time.monotonic() + seconds
+    while not stopping and time.monotonic() < end:
+        time.sleep(0.05)
