@@ -36,7 +36,7 @@ from pipelines.bench.contest import Cell, Contestant, side_by_side
 from pipelines.bench.open_loop import OpenLoop, Outcome, poisson
 from pipelines.bench.peers import mlflow_server, naive, noop, raw
 from pipelines.bench.population import ZIPF, Population, body, message, ranked_users, zipf
-from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server
+from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server, wait_for_all
 from pipelines.console import say
 from pipelines.sources.contract import SourceSpec
 from serving.messages import context_names
@@ -55,7 +55,8 @@ GOALS: dict[str, tuple[str, float]] = {
     "stages_add_up": ("within", stages.TOLERANCE),
 }
 PEERS = {"naive": "naive", "mlflow": "mlflow_dataframe_split", "mlflow_inputs": "mlflow_inputs"}  # ratio -> whose
-POOL = 512  # connections of the open loop: more than a server should let wait
+POOL = 480  # connections of the open loop: more than the server lets wait, fewer than it holds
+PATIENCE_MS = knee.DEADLINE_S * 1e3 / 2  # what lets a request wait longer answers callers who have left
 SEED = 20
 
 Cells = dict[str, dict[tuple[int, int], Cell]]
@@ -101,7 +102,7 @@ class Questions:
             requests = asked.requests(n, zipf(asked.rng, ranked, plan.bodies))
             bodies[n] = [body(request) for request in requests]
             columns = [fetch(source, candidate_rows(request, at_us)).columns for request in requests[: plan.ready]]
-            rows[n] = [fixed_model.matrix(artefact.model, of_one) for of_one in columns]
+            rows[n] = [artefact.model.inputs(of_one)[0] for of_one in columns]
         source.close()
         return cls(bodies, rows, len(ranked))
 
@@ -197,7 +198,7 @@ def contestants(
 def alone(work: Home, asked: Questions, plan: Plan, on: set[int]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the knee by candidates, the same closed loop by each client) of a server that has its core to itself."""
     clients = {}
-    with server(SERVE, work.root, on=on) as one:
+    with server(SERVE, work.root, json.dumps({"max_wait_ms": PATIENCE_MS}), on=on) as one:
         ours = Contestant(OURS, one, asked.bodies, measured=True)
         for wrk in (True, False) if have_wrk() else (False,):
             cell = Cell()
@@ -255,9 +256,9 @@ def by_workers(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[s
     """{workers: figures} of 1 and 2 worker processes that share the cores `on` with the client."""
     found = {}
     n, connections = plan.candidates[0], plan.connections[-1]
-    for count in (1, 2) if "workers" in Settings.model_fields else (1,):
-        chosen = json.dumps({"workers": count}) if count > 1 else "{}"
-        with server(SERVE, work.root, chosen, on=on) as one:
+    for count in (1, 2):
+        with server(SERVE, work.root, json.dumps({"workers": count}), on=on) as one:
+            wait_for_all(one.port, count)
             ours = Contestant(OURS, one, asked.bodies)
             cells = side_by_side([ours], [(n, connections)], plan.rounds, plan.seconds)
         found[str(count)] = {"candidates": n, "connections": connections, **cells[OURS][n, connections].figures()}
