@@ -134,9 +134,9 @@ def test_the_benchmark_measures_every_server_and_leaves_the_home_as_it_was(main_
             assert 0 < cell["p50_ms"] <= cell["p99_ms"]
             assert cell["cpu_us"] > 0
     fastest = min(engine["20"] for engine in found["raw_us"].values())
-    floors = {
-        c: min(found["peers"][f"noop_{kind}"]["20"][c]["cpu_us"] for kind in ("fastapi", "asgi", "door")) for c in ("1", "16")
-    }
+    noops = [peer["20"] for name, peer in found["peers"].items() if name.startswith("noop_")]
+    assert len(noops) == 3
+    floors = {c: min(noop[c]["cpu_us"] for noop in noops) for c in ("1", "16")}
     limit = max(found["rank"]["20"][c]["cpu_us"] / (floors[c] + fastest) for c in ("1", "16"))
     assert found["ratios"]["limit_n20"] == pytest.approx(limit, rel=0.01)
     naive = min(found["peers"]["naive"]["20"][c]["cpu_us"] / found["rank"]["20"][c]["cpu_us"] for c in ("1", "16"))
