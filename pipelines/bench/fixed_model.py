@@ -25,6 +25,7 @@ from models.position import learn_position
 from models.registry import Registry
 from pipelines.sources.contract import SourceSpec
 from pipelines.training import SERVICE, assemble
+from serving.rollout_store import crown
 
 TREES, DEPTH, FEATURES = 300, 6, 40
 ROWS = 100_000  # the latest training rows: enough for full trees, and trained in seconds
@@ -54,9 +55,8 @@ def promote(home: Home, source: SourceSpec, chosen: Settings) -> Artefact:
     artefact = fitted(train, spec_of(parts.spec, train.columns), source.entities)
     at_us = watermark_us(home)
     name = artefact.save(home.artefacts)
-    registry = Registry.of(home)
-    registry.record(name, name="the benchmark's fixed model", at_us=at_us, params={}, metrics={}, tags={})
-    registry.decide(name, "promote to champion", True, ["clickproof bench serve"], at_us=at_us, alias="champion")
+    Registry.of(home).record(name, name="the benchmark's fixed model", at_us=at_us, params={}, metrics={}, tags={})
+    crown(home, "clickproof bench serve", "serving is measured with the same model every time", name)
     return artefact
 
 
