@@ -18,6 +18,7 @@ MEANING = {
 }
 PEERS = {
     "clickproof": "clickproof",
+    "noop_door": "no-op, our front door",
     "noop_asgi": "no-op, bare ASGI",
     "noop_fastapi": "no-op, FastAPI",
     "naive": "naive: FastAPI, Feast SDK, pandas",

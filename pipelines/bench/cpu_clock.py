@@ -7,28 +7,26 @@ that was interrupted looks expensive; what it cost is the processor time of its 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from infra.home import Home
 from infra.settings import Settings
 from serving.serve import serve
 
 PROGRAM = """
-import sys
+import json, sys
 from pathlib import Path
 from pipelines.bench.cpu_clock import main
-main(Path(sys.argv[1]), int(sys.argv[2]))
+main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
 """
 
 
-def main(root: Path, port: int) -> None:
-    """Serve a home's champion until told to stop."""
-    timed = [
-        module for name, module in sys.modules.items() if name.startswith("serving.") and hasattr(module, "perf_counter_ns")
-    ]
+def main(root: Path, port: int, chosen: dict[str, Any]) -> None:
+    """Serve a home's champion with some settings until told to stop."""
+    ours = [module for name, module in sys.modules.items() if name.startswith("serving.")]
+    timed = [module for module in ours if hasattr(module, "perf_counter_ns")]
     if not timed:
-        raise SystemExit(
-            "no module of serving/ times its stages with perf_counter_ns any more: tell pipelines/bench/cpu_clock.py"
-        )
+        raise SystemExit("serving/ times its stages with perf_counter_ns no more: pipelines/bench/cpu_clock.py must follow")
     for module in timed:
         module.perf_counter_ns = time.thread_time_ns  # type: ignore[attr-defined]
-    serve(Home(root), Settings(host="127.0.0.1", port=port))
+    serve(Home(root), Settings(host="127.0.0.1", port=port, **chosen))

@@ -19,12 +19,13 @@ from infra.settings import Settings
 from models.artefact import Artefact
 from models.boosted_trees import LARGEST_VOCABULARY, BoostedTrees
 from models.calibrate import fit_calibrator
-from models.contract import F32, Array, Dataset, FeatureSpec
+from models.contract import Array, Dataset, FeatureSpec
 from models.encode import Encoder
 from models.position import learn_position
 from models.registry import Registry
 from pipelines.sources.contract import SourceSpec
 from pipelines.training import SERVICE, assemble
+from serving.rollout_store import crown
 
 TREES, DEPTH, FEATURES = 300, 6, 40
 ROWS = 100_000  # the latest training rows: enough for full trees, and trained in seconds
@@ -54,9 +55,8 @@ def promote(home: Home, source: SourceSpec, chosen: Settings) -> Artefact:
     artefact = fitted(train, spec_of(parts.spec, train.columns), source.entities)
     at_us = watermark_us(home)
     name = artefact.save(home.artefacts)
-    registry = Registry.of(home)
-    registry.record(name, name="the benchmark's fixed model", at_us=at_us, params={}, metrics={}, tags={})
-    registry.decide(name, "promote to champion", True, ["clickproof bench serve"], at_us=at_us, alias="champion")
+    Registry.of(home).record(name, name="the benchmark's fixed model", at_us=at_us, params={}, metrics={}, tags={})
+    crown(home, "clickproof bench serve", "serving is measured with the same model every time", name)
     return artefact
 
 
@@ -87,20 +87,13 @@ def fitted(train: Dataset, spec: FeatureSpec, entities: tuple[str, ...]) -> Arte
     rate = float(train.label.mean())
     offset = position.offset(train.slot)
     model.base = float(np.log(rate / (1 - rate)) - offset.mean())
-    table = matrix(model, train.columns)
+    (table,) = model.inputs(train.columns)
     rows = xgboost.DMatrix(table, train.label, base_margin=offset + np.float32(model.base), nthread=1)
     model.booster = xgboost.train(PARAMETERS, rows, num_boost_round=TREES)
     days = (day_name(int(train.time_us.min())), day_name(int(train.time_us.max())))
     calibrator = fit_calibrator(model.score(train.columns), train.label, offset)
     configuration = {**PARAMETERS, "rounds": TREES}
     return Artefact(model, position, calibrator, SERVICE, tuple(entities), days, 1, configuration)
-
-
-def matrix(model: BoostedTrees, columns: Any) -> F32:
-    """What the trees read of n rows: numbers, then codes of the small categories, float32 [n, features]."""
-    encoder = model.encoder
-    small = [encoder.spec.categorical[i] for i in model.small]
-    return np.concatenate([encoder.numbers(columns), encoder.codes(columns, small).astype(np.float32)], axis=1)
 
 
 def shape(artefact: Artefact) -> dict[str, Any]:
@@ -118,7 +111,7 @@ def shape(artefact: Artefact) -> dict[str, Any]:
 
 
 def inputs(artefact: Artefact) -> list[str]:
-    """Names of the columns of `matrix`."""
+    """Names of the columns that the trees read."""
     assert isinstance(artefact.model, BoostedTrees)
     spec = artefact.spec
     return [*spec.numeric, *(spec.categorical[i] for i in artefact.model.small)]

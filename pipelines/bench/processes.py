@@ -29,6 +29,7 @@ serve(Home(Path(sys.argv[1])), Settings(host="127.0.0.1", port=int(sys.argv[2]),
 """
 START_S = 90.0  # a busy machine takes its time to import everything
 END_S = 20.0
+READY_IN_A_ROW = 12  # answers of /readyz for each worker: the kernel deals connections out at random
 STILL_S = 0.05  # a server that used less than a tick of the kernel's accounting in this time has nothing left to do
 # A worker process on a shared core computes on one thread; what is not ours takes all cores unless told otherwise.
 ONE_THREAD = ("env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1")
@@ -139,6 +140,26 @@ def _wait_ready(process: "subprocess.Popen[bytes]", port: int, path: str, said: 
             break
         time.sleep(0.1)
     raise ExplainedError(f"the server was not ready in {START_S:g} s; {path}: {last.decode()[-500:]}\n{_tail(said)}")
+
+
+def wait_for_all(port: int, workers: int) -> None:
+    """Wait until `workers` processes listen on the port and each that a connection may reach is ready.
+
+    Raises ExplainedError where they don't get there in time."""
+    end, in_a_row = time.perf_counter() + START_S, 0
+    while in_a_row < READY_IN_A_ROW * workers:
+        if time.perf_counter() > end:
+            raise ExplainedError(f"{workers} workers were not ready on port {port} in {START_S:g} s")
+        ready = _listeners(port) >= workers and get(port, "/readyz").split()[1:2] == [b"200"]
+        in_a_row = in_a_row + 1 if ready else 0
+        if not ready:
+            time.sleep(0.1)
+
+
+def _listeners(port: int) -> int:
+    """How many sockets listen on an IPv4 port (state 0A of /proc/net/tcp)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
 
 def _tail(file: int) -> str:

@@ -8,6 +8,7 @@ stays as it is.
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -31,11 +32,11 @@ from models.boosted_trees import BoostedTrees
 from pipelines.bench import cpu_clock, fixed_model, knee, stages
 from pipelines.bench.boxes import boxes
 from pipelines.bench.closed_loop import have_wrk
-from pipelines.bench.contest import Cell, Contestant, side_by_side
+from pipelines.bench.contest import SLOW_S, Cell, Contestant, side_by_side
 from pipelines.bench.open_loop import OpenLoop, Outcome, poisson
 from pipelines.bench.peers import mlflow_server, naive, noop, raw
 from pipelines.bench.population import ZIPF, Population, body, message, ranked_users, zipf
-from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server
+from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server, wait_for_all
 from pipelines.console import say
 from pipelines.sources.contract import SourceSpec
 from serving.messages import context_names
@@ -54,7 +55,9 @@ GOALS: dict[str, tuple[str, float]] = {
     "stages_add_up": ("within", stages.TOLERANCE),
 }
 PEERS = {"naive": "naive", "mlflow": "mlflow_dataframe_split", "mlflow_inputs": "mlflow_inputs"}  # ratio -> whose
-POOL = 512  # connections of the open loop: more than a server should let wait
+POOL = 480  # connections of the open loop: more than the server lets wait, fewer than it holds
+PATIENCE_MS = knee.DEADLINE_S * 1e3 / 2  # under overload: what lets a request wait longer answers callers who have left
+PATIENT = {"max_wait_ms": SLOW_S * 1e3}  # in a closed loop nobody leaves: a pause of the machine must not refuse anybody
 SEED = 20
 
 Cells = dict[str, dict[tuple[int, int], Cell]]
@@ -100,7 +103,7 @@ class Questions:
             requests = asked.requests(n, zipf(asked.rng, ranked, plan.bodies))
             bodies[n] = [body(request) for request in requests]
             columns = [fetch(source, candidate_rows(request, at_us)).columns for request in requests[: plan.ready]]
-            rows[n] = [fixed_model.matrix(artefact.model, of_one) for of_one in columns]
+            rows[n] = [artefact.model.inputs(of_one)[0] for of_one in columns]
         source.close()
         return cls(bodies, rows, len(ranked))
 
@@ -111,7 +114,7 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
     Raises ExplainedError where the home holds nothing to ask about, or a server does not start."""
     plan, load_before = plan or Plan(), os.getloadavg()[0]
     server_cores, client_cores = cores()
-    work = branch.create(home, f"bench-serve-{os.getpid()}")
+    work = branch.create(home, f"bench-serve-{os.getpid()}-{secrets.token_hex(2)}")  # MLflow keeps a path's old connections
     try:
         say("training the fixed model")
         artefact = fixed_model.promote(work, source, chosen)
@@ -119,7 +122,8 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
         with on_cores(client_cores):
             raw_us = raw_engines(work, artefact, asked, server_cores)
             cells = compare(work, artefact, asked, plan, server_cores)
-            knees, clients = alone(work, asked, plan, server_cores)
+            clients = clients_compared(work, asked, plan, server_cores)
+            knees = knees_of(work, asked, plan, clients["asyncio"]["rps"] / 2, server_cores)
             budgets = stage_budgets(work, asked, plan, cells, server_cores)
             workers = by_workers(work, asked, plan, server_cores | client_cores)
     finally:
@@ -171,7 +175,7 @@ def contestants(
     """Every server, running on the cores `on`."""
     say("starting clickproof, no-ops, naive, mlflow")
     with ExitStack() as running:
-        ours = running.enter_context(server(SERVE, work.root, on=on))
+        ours = running.enter_context(server(SERVE, work.root, json.dumps(PATIENT), on=on))
         noops = {kind: running.enter_context(server(noop.PROGRAM, work.root, kind, on=on)) for kind in noop.KINDS}
         simple = running.enter_context(server(naive.PROGRAM, work.root, on=on))
         trees = running.enter_context(mlflow_server.serving(artefact, folder, on))
@@ -193,19 +197,25 @@ def contestants(
         ]
 
 
-def alone(work: Home, asked: Questions, plan: Plan, on: set[int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the knee by candidates, the same closed loop by each client) of a server that has its core to itself."""
-    clients = {}
-    with server(SERVE, work.root, on=on) as one:
-        ours = Contestant(OURS, one, asked.bodies, measured=True)
+def clients_compared(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[str, Any]:
+    """{client: figures} of the same closed loop by each client that there is."""
+    found = {}
+    with server(SERVE, work.root, json.dumps(PATIENT), on=on) as one:
+        ours = Contestant(OURS, one, asked.bodies)
         for wrk in (True, False) if have_wrk() else (False,):
             cell = Cell()
             ours.measure(plan.candidates[0], plan.connections[-1], plan.seconds, cell, wrk)
-            clients["wrk" if wrk else "asyncio"] = cell.figures()
-        return {str(n): knee_of(ours, n, plan, clients["asyncio"]["rps"]) for n in plan.candidates}, clients
+            found["wrk" if wrk else "asyncio"] = cell.figures()
+    return found
 
 
-def knee_of(ours: Contestant, n: int, plan: Plan, closed_rps: float) -> dict[str, Any]:
+def knees_of(work: Home, asked: Questions, plan: Plan, first: float, on: set[int]) -> dict[str, Any]:
+    """{candidates: the knee and what is around it} of a server that has its core to itself; `first` is the rate to begin with."""
+    with server(SERVE, work.root, json.dumps({"max_wait_ms": PATIENCE_MS}), on=on) as one:
+        return {str(n): knee_of(Contestant(OURS, one, asked.bodies), n, plan, first) for n in plan.candidates}
+
+
+def knee_of(ours: Contestant, n: int, plan: Plan, first: float) -> dict[str, Any]:
     """The knee, and how the server stands at half of it, at it and at three times it."""
     messages = [message(one) for one in ours.bodies[n]]
     rng = np.random.default_rng(SEED)
@@ -219,7 +229,7 @@ def knee_of(ours: Contestant, n: int, plan: Plan, closed_rps: float) -> dict[str
         ours.server.settle()
         return Outcome.of(tally, rate, seconds, knee.DEADLINE_S, cpu_s / seconds)
 
-    found, probes = knee.find(lambda rate: offer(rate, plan.probe_s), closed_rps / 2)
+    found, probes = knee.find(lambda rate: offer(rate, plan.probe_s), first)
     say(f"knee at {n} candidates: {found.rate:.0f} requests/s")
     probes.append(offer(2 * found.rate, plan.probe_s))
     looks = {name: offer(times * found.rate, plan.look_s) for name, times in (("half", 0.5), ("knee", 1.0), ("triple", 3.0))}
@@ -245,7 +255,7 @@ def _over(one: float | None, other: float | None) -> float | None:
 def stage_budgets(work: Home, asked: Questions, plan: Plan, cells: Cells, on: set[int]) -> dict[str, Any]:
     """{candidates: where a request's processor time goes}, at the most connections."""
     loads = [(n, plan.connections[-1]) for n in plan.candidates]
-    with server(cpu_clock.PROGRAM, work.root, on=on) as one:
+    with server(cpu_clock.PROGRAM, work.root, json.dumps(PATIENT), on=on) as one:
         timed = side_by_side([Contestant(OURS, one, asked.bodies, measured=True)], loads, plan.rounds, plan.seconds)[OURS]
     return {str(load[0]): stages.budget(timed[load].inside, timed[load].cpu_us, limit_us(cells, load)) for load in loads}
 
@@ -254,9 +264,9 @@ def by_workers(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[s
     """{workers: figures} of 1 and 2 worker processes that share the cores `on` with the client."""
     found = {}
     n, connections = plan.candidates[0], plan.connections[-1]
-    for count in (1, 2) if "workers" in Settings.model_fields else (1,):
-        chosen = json.dumps({"workers": count}) if count > 1 else "{}"
-        with server(SERVE, work.root, chosen, on=on) as one:
+    for count in (1, 2):
+        with server(SERVE, work.root, json.dumps({"workers": count, **PATIENT}), on=on) as one:
+            wait_for_all(one.port, count)
             ours = Contestant(OURS, one, asked.bodies)
             cells = side_by_side([ours], [(n, connections)], plan.rounds, plan.seconds)
         found[str(count)] = {"candidates": n, "connections": connections, **cells[OURS][n, connections].figures()}

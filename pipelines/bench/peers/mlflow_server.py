@@ -6,6 +6,7 @@ costs MLflow more.  Asked in the format that its documentation has for tables, a
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,11 +36,13 @@ def serving(artefact: Artefact, folder: Path, on: set[int] | None = None) -> Ite
 
 def save(artefact: Artefact, folder: Path) -> Path:
     """The artefact's trees as an MLflow model."""
-    import mlflow.xgboost
-
     assert isinstance(artefact.model, BoostedTrees)
     model = folder / "mlflow-model"
-    mlflow.xgboost.save_model(artefact.model.booster, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns about its own type hints and about models without a signature
+        import mlflow.xgboost
+
+        mlflow.xgboost.save_model(artefact.model.booster, model)
     return model
 
 

@@ -1,25 +1,43 @@
 """Servers that read a body and answer nothing: the floor for any endpoint made of the same parts.
 
-Started by `pipelines.bench.serve`; with FastAPI, and as a bare ASGI function under the same uvicorn.
+Started by `pipelines.bench.serve`: a FastAPI route, a bare ASGI function, and our own front door, which goes past ASGI, with
+nothing behind it.
 """
 
 from typing import Any
+
+import uvicorn
+
+from infra.settings import Settings
+from serving.connections import within_limits
+from serving.front_door import front_door
+from serving.metrics import ServingMetrics
+from serving.rank_handler import RankHandler, Reply, ServerState, Wanted
 
 PROGRAM = """
 import sys
 from pipelines.bench.peers.noop import serve
 serve(int(sys.argv[2]), sys.argv[3])
 """
-KINDS = ("fastapi", "asgi")
+KINDS = ("fastapi", "asgi", "door")
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2")]
 
 
 def serve(port: int, kind: str) -> None:
     """Serve one of KINDS until told to stop."""
-    import uvicorn
+    app: Any = _fastapi() if kind == "fastapi" else _asgi
+    options: dict[str, Any] = {}
+    if kind == "door":
+        chosen = Settings(host="127.0.0.1", port=port)
+        options = within_limits(chosen, front_door(_Nothing(ServerState(), chosen, ServingMetrics())))
+    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning", lifespan="off", **options)
 
-    app = _fastapi() if kind == "fastapi" else _asgi
-    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning", lifespan="off")
+
+class _Nothing(RankHandler):
+    """Has an answer to every body."""
+
+    def read(self, body: bytes) -> "Wanted | Reply":
+        return Reply(200, b"{}")
 
 
 def _fastapi() -> Any:

@@ -16,8 +16,7 @@ import numpy as np
 
 from infra.home import Home
 from models.artefact import Artefact, load
-from models.boosted_trees import BoostedTrees
-from pipelines.bench.fixed_model import matrix
+from models.engines.engine import Engine, HasEngines
 
 PROGRAM = """
 import sys
@@ -27,41 +26,32 @@ main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 """
 CALLS = 5000
 
-Engine = Callable[[np.ndarray], Any]  # float32 [n, features] -> margins [n]
-
-
-def engines(artefact: Artefact) -> dict[str, Engine]:
-    """Every way in which an artefact's trees can be asked, by name, on one thread."""
-    assert isinstance(artefact.model, BoostedTrees)
-    booster = artefact.model.booster
-    assert booster is not None
-    booster.set_param({"nthread": 1})
-    return {"xgboost": lambda rows: booster.inplace_predict(rows, predict_type="margin", validate_features=False)}
-
 
 def main(root: Path, artefact: str, rows: Path) -> None:
     """Print {engine: {n: processor us a call}} for the matrices [k, n, features] in an npz file."""
     found: dict[str, dict[str, float]] = {}
-    made = engines(load(Home(root, writable=False).artefacts, artefact, threads=1))
-    with np.load(rows, allow_pickle=False) as matrices:
+    model = load(Home(root, writable=False).artefacts, artefact, threads=1).model
+    assert isinstance(model, HasEngines)
+    with np.load(rows) as matrices:
         for n, several in matrices.items():
-            for name, engine in made.items():
-                found.setdefault(name, {})[n] = round(in_turn(engine, several), 2)
+            for engine in model.engines():
+                found.setdefault(engine.name, {})[n] = round(in_turn(engine, several), 2)
     print(json.dumps(found))
 
 
 def in_turn(engine: Engine, matrices: np.ndarray) -> float:
     """Processor time of one call, us, where calls take the matrices [k, n, features] in turn."""
     ready = cycle([np.ascontiguousarray(rows) for rows in matrices])
-    return cpu_us(lambda: engine(next(ready)), CALLS)
+    return cpu_us(lambda: engine((next(ready),)), CALLS)
 
 
 def raw_model(artefact: Artefact, columns: Any) -> Callable[[], Any]:
-    """The model without encoder and calibration on rows encoded beforehand: XGBoost's inplace_predict; `score` of other
-    families."""
-    if not isinstance(artefact.model, BoostedTrees):
+    """The model without encoder and calibration on rows encoded beforehand, as it is without engines to choose from; `score`
+    of a model that can't be split."""
+    model = artefact.model
+    if not isinstance(model, HasEngines):
         return lambda: artefact.score(columns)
-    rows, engine = matrix(artefact.model, columns), engines(artefact)["xgboost"]
+    rows, engine = model.inputs(columns), model.engines()[0]
     return lambda: engine(rows)
 
 
