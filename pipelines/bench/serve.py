@@ -210,7 +210,7 @@ def clients_compared(work: Home, asked: Questions, plan: Plan, on: set[int]) -> 
 
 
 def knees_of(work: Home, asked: Questions, plan: Plan, first: float, on: set[int]) -> dict[str, Any]:
-    """{candidates: the knee and what is around it} of a server that has its core to itself; `first` is the rate to begin with."""
+    """{candidates: the knee and what is around it} of a server with a core to itself; the search begins at the rate `first`."""
     with server(SERVE, work.root, json.dumps({"max_wait_ms": PATIENCE_MS}), on=on) as one:
         return {str(n): knee_of(Contestant(OURS, one, asked.bodies), n, plan, first) for n in plan.candidates}
 

@@ -28,7 +28,7 @@ def serve(port: int, kind: str) -> None:
     app: Any = _fastapi() if kind == "fastapi" else _asgi
     options: dict[str, Any] = {}
     if kind == "door":
-        chosen = Settings(host="127.0.0.1", port=port)
+        chosen = Settings(host="127.0.0.1", port=port, max_wait_ms=1e6)  # a pause of the machine must not refuse anybody
         options = within_limits(chosen, front_door(_Nothing(ServerState(), chosen, ServingMetrics())))
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning", lifespan="off", **options)
 
