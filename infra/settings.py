@@ -74,8 +74,8 @@ class Settings(BaseSettings):
         gt=0,
         description="A request that has waited longer while others wait behind it gets 503: its caller has given up.",
     )
-    write_token: SecretStr = Field(
-        SecretStr(""),
+    write_token: Token = Field(
+        _NOTHING,
         description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
     )
     max_head_bytes: int = Field(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("infra", "features", "models", "serving", "monitoring", "pipelines")
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "mlflow.pyfunc"}
 POOLS = {"multiprocessing", "concurrent.futures"}  # pickles in pipes between processes that they start
-MAY_HAVE_A_POOL = {"pipelines/gauntlet/workers.py", "pipelines/gauntlet/run.py"}
+MAY_HAVE_A_POOL = {"pipelines/gauntlet/workers.py", "pipelines/gauntlet/run.py", "serving/workers.py"}
 OTHERS = ("xgboost", "dcnv2")  # families, besides logistic
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
 

@@ -43,7 +43,7 @@ def main(root: Path, artefact: str, rows: Path) -> None:
     """Print {engine: {n: processor us a call}} for the matrices [k, n, features] in an npz file."""
     found: dict[str, dict[str, float]] = {}
     made = engines(load(Home(root, writable=False).artefacts, artefact, threads=1))
-    with np.load(rows) as matrices:
+    with np.load(rows, allow_pickle=False) as matrices:
         for n, several in matrices.items():
             for name, engine in made.items():
                 found.setdefault(name, {})[n] = round(in_turn(engine, several), 2)
