@@ -40,10 +40,10 @@ class Limits:
 
 
 def within_limits(chosen: Settings, door: "type[Connection] | None" = None) -> dict[str, Any]:
-    """uvicorn's options for a server that holds the settings' limits, takes no upgrades and believes no proxy's headers (what
-    they say of a client is used nowhere).  `door` is the protocol where it isn't `Connection` itself."""
+    """uvicorn's options for a server that holds the settings' limits and takes no upgrades; `door` is its protocol where that
+    isn't `Connection` itself."""
     protocol = type("Door", (door or Connection,), {"limits": Limits.of(chosen)})
-    return {"http": protocol, "ws": "none", "proxy_headers": False, "server_header": False}
+    return {"http": protocol, "ws": "none", "server_header": False}
 
 
 @lru_cache(maxsize=256)
@@ -175,14 +175,23 @@ class Connection(HttpToolsProtocol):
     # -- clients that are slow ---------------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        """See asyncio: the client does not take what is sent."""
+        """See asyncio: the client does not take what is sent.  Nothing more is read from it, so nothing more is kept for it."""
         self._stalled = self.loop.time()
         super().pause_writing()
+        self.flow.pause_reading()
 
     def resume_writing(self) -> None:
         """See asyncio."""
         self._stalled = None
         super().resume_writing()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """An answer is written; uvicorn then reads on."""
+        super().on_response_complete()
+        if self._stalled is not None and not self.transport.is_closing():
+            self.flow.pause_reading()
 
     def _look(self) -> None:
         """Cut the connection off where the client has kept it waiting for too long; otherwise look again when it might have."""

@@ -22,7 +22,8 @@ from infra.clock import Clock, LakeClock, SystemClock
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import watermark_us
-from infra.settings import Settings
+from infra.redaction import guard
+from infra.settings import Settings, use
 from models.artefact import Artefact
 from models.engines.choice import use_fastest
 from serving.app import create_app
@@ -63,6 +64,8 @@ def serve(home: Home, settings: Settings) -> None:
 
 def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
     """One worker of several."""
+    use(settings)
+    guard()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
     shared = SharedMetrics(home, number, settings.workers)

@@ -184,8 +184,9 @@ def everything(server: RealServer) -> str:
     return "\n".join([*answers, server.log.read_text()])
 
 
-def test_a_server_tells_its_secrets_to_nobody(market: Home, tmp_path: Path) -> None:
-    with serving(market.root.parent, tmp_path / "log", **TOLD) as server:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_tells_its_secrets_to_nobody(market: Home, tmp_path: Path, workers: int) -> None:
+    with serving(market.root.parent, tmp_path / "log", workers=workers, **TOLD) as server:
         said = everything(server)
     assert not tells(said + server.log.read_text())
 
@@ -202,7 +203,7 @@ def test_a_server_that_cannot_load_says_why_without_the_password(
     market: Home, tmp_path: Path, settings: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with serving(market.root.parent, tmp_path / "log", status=503, **{**TOLD, **settings}) as server:
+    with serving(market.root.parent, tmp_path / "log", status=503, workers=2, **{**TOLD, **settings}) as server:
         said = everything(server)
     assert why in said
     assert not tells(said + server.log.read_text())

@@ -114,7 +114,10 @@ def test_there_are_routes_that_write() -> None:
     assert found >= {("page", f"/api/{what}") for what in ("inject", "heal", "speed", "incidents/1/acknowledged")}
 
 
-@pytest.mark.parametrize("headers", [{}, {HEADER: ""}, {HEADER: "wrong"}, {HEADER: TOKEN[:-1]}, {HEADER: TOKEN + " x"}])
+WRONG = ("", "wrong", TOKEN[:-1], TOKEN + " x")
+
+
+@pytest.mark.parametrize("headers", [{}, *({HEADER: each, "Authorization": f"Bearer {each}"} for each in WRONG)])
 @pytest.mark.parametrize(("app", "method", "path"), writes())
 def test_whoever_does_not_show_the_token_is_refused_whatever_is_sent(
     app: str, method: str, path: str, headers: dict[str, str]
@@ -127,6 +130,20 @@ def test_whoever_does_not_show_the_token_is_refused_whatever_is_sent(
 
 
 # -- pages of other sites --------------------------------------------------------------------------------------------------
+
+
+def test_a_page_of_another_site_writes_no_click_where_no_token_is_set() -> None:
+    """Without a write token this machine may write, and a browser is on it.  Without asking first (which is not answered) it
+    can send forms and text, which are not JSON."""
+    app = home_app(Home(Path("nowhere")), Settings(), 0, ServingMetrics())
+    client = TestClient(app, client=("127.0.0.1", 4000))
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = client.post("/v1/events", content=b'{"impression_id": 1}', headers={"Content-Type": kind})
+        assert answer.status_code == 415
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = client.options("/v1/events", headers=asked)
+    assert answer.status_code == 405
+    assert "access-control-allow-origin" not in answer.headers
 
 
 @pytest.fixture

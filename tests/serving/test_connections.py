@@ -124,14 +124,17 @@ def test_a_head_within_the_limit_is_read(unharmed: RealServer) -> None:
     assert no_harm(unharmed.talk(request("GET", "/healthz?" + "x" * 16_000), most=1)) == [200]
 
 
-def test_memory_does_not_grow_with_a_head_that_never_ends(unharmed: RealServer) -> None:
-    def resident() -> int:
-        return int(Path(f"/proc/{unharmed.pid}/statm").read_text().split()[1]) * 4096
+def most_memory(server: RealServer) -> int:
+    """Bytes of memory that a server had when it had most."""
+    (line,) = [line for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
-    before = resident()
+
+def test_memory_does_not_grow_with_a_head_that_never_ends(unharmed: RealServer) -> None:
+    before = most_memory(unharmed)
     no_harm(unharmed.talk(HEAD + b"X: ", *([b"y" * 1_000_000] * 200)))
     no_harm(unharmed.talk(*([RANK * 1000] * 200)))
-    assert resident() - before < 50_000_000
+    assert most_memory(unharmed) - before < 50_000_000
 
 
 METHODS = ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "HEAD"]
@@ -272,6 +275,13 @@ def test_addresses_and_listed_names_are_fine(host: bytes, names: set[str] | None
     assert may_be_asked_by(host, None if names is None else frozenset(names)) is may
 
 
+def test_a_server_listens_on_loopback_only_unless_told_otherwise(unharmed: RealServer) -> None:
+    """The kernel's own list: local address and state, in hexadecimal digits; 0A is listening."""
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    mine = {row[1] for row in rows if row[1].endswith(f":{unharmed.port:04X}") and row[3] == "0A"}
+    assert mine == {f"0100007F:{unharmed.port:04X}"}
+
+
 # -- several at once -------------------------------------------------------------------------------------------------------
 
 
@@ -345,21 +355,26 @@ def test_who_sends_byte_by_byte_is_cut_off(impatient: RealServer, part: bytes) -
             dribbling.join()
 
 
-def test_who_does_not_take_the_answers_is_cut_off(impatient: RealServer) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, 0.02], ids=["all at once", "one after the other"])
+def test_who_does_not_take_the_answers_is_cut_off(impatient: RealServer, pause_s: float) -> None:
     """Answers of a megabyte or so wait in the system's buffers; then the server would have to keep them."""
     many = request("POST", "/v1/rank", json.dumps({"candidates": list(range(1000)), "slots": 1000}).encode())
+    assert [said.status for said in impatient.talk(many * 3, most=3)] == [200] * 3
+    before = most_memory(impatient)
     with closing(socket.socket()) as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         link.settimeout(60)
         link.connect(("127.0.0.1", impatient.port))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            send_for_ever(link, many)
+            send_for_ever(link, many, pause_s)
         assert impatient.is_well()
+    assert most_memory(impatient) - before < 3_000_000
 
 
-def send_for_ever(link: socket.socket, what: bytes) -> None:
+def send_for_ever(link: socket.socket, what: bytes, pause_s: float) -> None:
     while True:
         link.sendall(what)
+        threading.Event().wait(pause_s)
 
 
 def test_more_connections_than_allowed_are_refused_and_leave_room_again(impatient: RealServer) -> None:

@@ -32,7 +32,7 @@ def main(root: Path, artefact: str, rows: Path) -> None:
     found: dict[str, dict[str, float]] = {}
     model = load(Home(root, writable=False).artefacts, artefact, threads=1).model
     assert isinstance(model, HasEngines)
-    with np.load(rows) as matrices:
+    with np.load(rows, allow_pickle=False) as matrices:
         for n, several in matrices.items():
             for engine in model.engines():
                 found.setdefault(engine.name, {})[n] = round(in_turn(engine, several), 2)

@@ -309,14 +309,14 @@ def test_by_keyboard_alone(room: Running, page):
     wait_for_calm(page)
 
 
-def test_the_report_of_an_incident_is_drawn(room: Running, page):
+def test_the_report_of_an_incident_is_drawn(room: Running, browser):
     number = room.get("api/state")["incidents"][-1]["number"]
     with urllib.request.urlopen(f"{room.root}api/incidents/{number}/report", timeout=120) as answer:
         html = answer.read().decode()
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert "against the reference days" in html
     assert "ad_log_price" in html
-    window = page.context.new_page()  # of the context that holds the token
+    window = browser.new_page()
     failed = []
     window.on("pageerror", lambda error: failed.append(str(error)))
     window.goto(f"{room.root}api/incidents/{number}/report")
