@@ -21,12 +21,18 @@ class Cell:
 
     runs: list[Closed] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
+    main_thread_s: float = 0.0  # of cpu_s, what the first thread took
     inside: Sums = field(default_factory=Sums)  # what the server itself counted
 
     @property
     def cpu_us(self) -> float:
         """Processor time a request, us."""
         return sum(self.cpu_s) / sum(run.requests for run in self.runs) * 1e6
+
+    @property
+    def background_us(self) -> float:
+        """Of that, what threads took that don't answer."""
+        return self.cpu_us - self.main_thread_s / sum(run.requests for run in self.runs) * 1e6
 
     def figures(self) -> dict[str, Any]:
         """What is printed: totals over the rounds; percentiles are the median of the rounds'."""
@@ -69,9 +75,10 @@ class Contestant:
 
     def measure(self, n: int, connections: int, seconds: int, cell: Cell, wrk: bool | None = None) -> None:
         """Add a round to a cell."""
-        inside, before = self.inside(), self.server.settle()
+        inside, before, main_before = self.inside(), self.server.settle(), self.server.main_thread_s()
         cell.runs.append(self.drive(n, connections, seconds, wrk))
         cell.cpu_s.append(self.server.cpu_s() - before)
+        cell.main_thread_s += self.server.main_thread_s() - main_before
         cell.inside = cell.inside.plus(self.inside().since(inside))
 
     def inside(self) -> Sums:

@@ -157,7 +157,7 @@ class OpenLoop:
     ) -> None:
         tally, n, count = self._tally, len(meant), len(messages)
         end = (meant[-1] if meant else start) + max(PATIENCE * deadline_s, LEAST_PATIENCE_S)
-        due, next_look = 0, start + 1.0
+        due, next_look = 0, start + 1.0 if watch is not None else end
         while due < n or self._waiting:
             now = time.perf_counter()
             if now > end:

@@ -47,6 +47,11 @@ class Server(NamedTuple):
         """Processor seconds so far, with all its children."""
         return cpu_seconds(self.pid)
 
+    def main_thread_s(self) -> float:
+        """Processor seconds so far of the process' first thread, which answers requests in a server of one worker."""
+        fields = Path(f"/proc/{self.pid}/task/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
     def settle(self) -> float:
         """Wait until it has nothing left to do (five seconds at most); its processor seconds then."""
         before = self.cpu_s()

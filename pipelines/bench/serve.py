@@ -124,7 +124,7 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
             cells = compare(work, artefact, asked, plan, server_cores)
             clients = clients_compared(work, asked, plan, server_cores)
             knees = knees_of(work, asked, plan, clients["asyncio"]["rps"] / 2, server_cores)
-            budgets = stage_budgets(work, asked, plan, cells, server_cores)
+            budgets = stage_budgets(work, asked, plan, server_cores)
             workers = by_workers(work, asked, plan, server_cores | client_cores)
     finally:
         branch.drop(work)
@@ -252,12 +252,21 @@ def _over(one: float | None, other: float | None) -> float | None:
     return None if one is None or not other else round(one / other, 2)
 
 
-def stage_budgets(work: Home, asked: Questions, plan: Plan, cells: Cells, on: set[int]) -> dict[str, Any]:
-    """{candidates: where a request's processor time goes}, at the most connections."""
+def stage_budgets(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[str, Any]:
+    """{candidates: where a request's processor time goes}, at the most connections.
+
+    HTTP is what our front door takes beside a handler that is busy for as long as the stages are and does nothing."""
     loads = [(n, plan.connections[-1]) for n in plan.candidates]
     with server(cpu_clock.PROGRAM, work.root, json.dumps(PATIENT), on=on) as one:
         timed = side_by_side([Contestant(OURS, one, asked.bodies, measured=True)], loads, plan.rounds, plan.seconds)[OURS]
-    return {str(load[0]): stages.budget(timed[load].inside, timed[load].cpu_us, limit_us(cells, load)) for load in loads}
+    found = {}
+    for load in loads:
+        ours = timed[load]
+        busy_us = sum(ours.inside.seconds.values()) / ours.inside.count * 1e6
+        with server(noop.PROGRAM, work.root, "door", str(busy_us), on=on) as one:
+            door = side_by_side([Contestant("door", one, asked.bodies)], [load], plan.rounds, plan.seconds)["door"][load]
+        found[str(load[0])] = stages.budget(ours.inside, ours.cpu_us, door.cpu_us - busy_us, ours.background_us)
+    return found
 
 
 def by_workers(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[str, Any]:

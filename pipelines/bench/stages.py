@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 STAGE, WHOLE, CACHE = "clickproof_stage_seconds", "clickproof_rank_seconds", "clickproof_user_cache"
 TOLERANCE = 0.1
-HTTP = "HTTP"
+HTTP, BACKGROUND = "HTTP", "background threads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,14 @@ def sums(text: str) -> Sums:
     return Sums(seconds, count, cache)
 
 
-def budget(found: Sums, cpu_us: float, http_us: float) -> dict[str, Any]:
-    """Microseconds of a request by stage: the server's own stages, HTTP as the no-op server costs it, and the rest.
+def budget(found: Sums, cpu_us: float, http_us: float, background_us: float) -> dict[str, Any]:
+    """Microseconds of a request by stage: the server's own stages, HTTP as a server that does nothing else has it, what threads
+    in the background took, and the rest.
 
     `found` is of a server whose stages are timed by processor time (`pipelines.bench.cpu_clock`).  `adds_up` is the share of
-    the measured processor time that stages and HTTP explain: within TOLERANCE of 1, or something costs time unseen.
+    the measured processor time that all these explain: within TOLERANCE of 1, or something costs time unseen.
     """
-    explained = {**{name: s / found.count * 1e6 for name, s in found.seconds.items()}, HTTP: http_us}
+    explained = {name: s / found.count * 1e6 for name, s in found.seconds.items()} | {HTTP: http_us, BACKGROUND: background_us}
     whole = sum(explained.values())
     return {
         "us": {name: round(us, 1) for name, us in explained.items()},

@@ -1,6 +1,8 @@
 """The open-loop client against a real server that says itself what it did: nothing is lost, nothing counts twice, and who waits
 because the server was slow is counted from the moment at which it was due."""
 
+import time
+
 import numpy as np
 import pytest
 from slow_server import SlowServer, serving
@@ -61,6 +63,19 @@ def test_who_finds_no_connection_in_time_is_unsent_and_who_gets_no_answer_is_una
     assert sorted(server.received) == [0, 1, 2]  # all three connections wait for ever; the rest is never sent
     assert (tally.unanswered, tally.unsent, tally.offered) == (3, 3, 6)
     assert tally.latencies_s == []
+
+
+def test_the_client_sleeps_while_nothing_is_due_and_nothing_comes() -> None:
+    """Processor time and no clock: three seconds with two requests cost what a few system calls cost."""
+    with serving(lambda _: 200) as server:
+        pool = OpenLoop(server.port, 2)
+        try:
+            before = time.thread_time()
+            pool.run(messages(2), np.array([0.0, 3.0]), FOREVER_S)
+            used = time.thread_time() - before
+        finally:
+            pool.close()
+    assert used < 0.5  # collecting garbage before the run included
 
 
 def test_a_pool_can_be_used_again_after_it_gave_up() -> None:

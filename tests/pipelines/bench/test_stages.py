@@ -41,7 +41,7 @@ def test_what_came_between_two_moments_is_their_difference() -> None:
 
 @pytest.mark.parametrize(("cpu_us", "fits"), [(1000.0, True), (910.0, True), (1111.0, True), (1200.0, False), (800.0, False)])
 def test_a_budget_fits_when_stages_and_http_explain_the_processor_time(cpu_us: float, fits: bool) -> None:
-    found = budget(Sums({"fetch": 0.3, "score": 0.5}, count=1000), cpu_us, http_us=200.0)
-    assert found["us"] == {"fetch": 300.0, "score": 500.0, "HTTP": 200.0}
+    found = budget(Sums({"fetch": 0.3, "score": 0.5}, count=1000), cpu_us, http_us=150.0, background_us=50.0)
+    assert found["us"] == {"fetch": 300.0, "score": 500.0, "HTTP": 150.0, "background threads": 50.0}
     assert sum(found["us"].values()) + found["rest"] == pytest.approx(cpu_us)
     assert adds_up(found) is fits
