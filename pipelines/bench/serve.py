@@ -71,7 +71,7 @@ class Plan:
     connections: tuple[int, ...] = (1, 16)
     rounds: int = 3
     seconds: int = 3  # a round of a fast server
-    counted: int = 100  # requests a round of the slowest server; MLflow's gets five times as many
+    counted: int = 60  # requests a round of the slowest server; MLflow's gets five times as many
     probe_s: float = 4.0  # one rate on the way to the knee
     look_s: float = 10.0  # half the knee, the knee, three times the knee
     bodies: int = 30_000
