@@ -9,6 +9,7 @@ import pytest
 from as_a_user import MainJob
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from features.schemas import CLICKS, TIME
 from infra import branch
@@ -138,5 +139,5 @@ def test_monitors_learn_from_the_days_before_the_latest_and_say_what_they_skippe
     assert "calibration" in judged.ran
     assert "make serve" in judged.skipped["replay"]
     known = len(judged.incidents)
-    assert flow.remember.fn(work, "", judged.incidents) == known
-    assert flow.remember.fn(work, "", judged.incidents) == 0
+    assert flow.remember.fn(work, SecretStr(""), judged.incidents) == known
+    assert flow.remember.fn(work, SecretStr(""), judged.incidents) == 0

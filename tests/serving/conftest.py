@@ -11,6 +11,7 @@ from small_world import NOW_US, DictSource, TinyArtefact
 from infra.clock import FixedClock
 from infra.home import Home
 from infra.settings import Settings
+from serving import segment_log
 from serving.assignment import Assignment
 from serving.policy import EpsilonPolicy
 from serving.prediction_log import PredictionLog
@@ -54,3 +55,9 @@ def real_server(market_state: Path) -> Iterator[RealServer]:
     """A server with the default limits, as users start it."""
     with serving(market_state, market_state / "server.log") as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _a_thread_of_its_own_for_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that another test left open keeps its thread, and this test does not see it."""
+    monkeypatch.setattr(segment_log, "_syncers", {})
