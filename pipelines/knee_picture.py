@@ -25,7 +25,8 @@ def knee_svg(knees: Mapping[str, Mapping[str, Any]]) -> str:
     slowest = max((p["p99_ms"] or 0.0) for points in series.values() for p in points)
     decades = max(1, math.ceil(math.log10(max(slowest, 1.0))))
     most = max(p["x"] for points in series.values() for p in points) * 1.05
-    left = _Panel(LEFT, most, 1.2, "goodput / goodput at the knee", [(0.0, "0"), (0.5, "0.5"), (1.0, "1")])
+    top = max(1.2, *(p["y"] * 1.05 for points in series.values() for p in points))
+    left = _Panel(LEFT, most, top, "goodput / knee", [(0.0, "0"), (0.5, "0.5"), (1.0, "1")])
     right = _Panel(
         LEFT + PANEL_W + GAP,
         most,
@@ -61,8 +62,7 @@ def _points(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     for one in [*found["probes"], found["half"], found["knee"], found["triple"]]:
         if one["rate"] not in best or one["good_share"] > best[one["rate"]]["good_share"]:
             best[one["rate"]] = one
-    base = found["knee"]["goodput"]
-    return [{**best[rate], "x": rate / found["rate"], "y": best[rate]["goodput"] / base} for rate in sorted(best)]
+    return [{**best[rate], "x": rate / found["rate"], "y": best[rate]["goodput"] / found["rate"]} for rate in sorted(best)]
 
 
 class _Panel:
