@@ -1,4 +1,4 @@
-"""Whatever is sent to POST /v1/rank of a real server: an answer that is no 5xx, in the form of errors, and short."""
+"""Whatever is sent to a real server as a request to rank or as clicks: no 5xx, and errors in their form that are short."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from real_server import CANARY, GOOD, RealServer, Said
+from real_server import CANARY, GOOD, RealServer, Said, request
 
 MANY = settings(
     max_examples=150,
@@ -175,6 +175,34 @@ def test_other_types_of_content(unharmed: RealServer, headers: dict[str, str]) -
 )  # fmt: skip
 def test_an_error_repeats_little_and_the_log_nothing(unharmed: RealServer, change: dict[str, Any]) -> None:
     refused(unharmed.rank(GOOD | change), 422)
+
+
+CLICK = {"impression_id": 1}
+CLICKS = {
+    **ENCODINGS,
+    "nothing": b"",
+    "a list": json.dumps([CLICK]).encode(),
+    "no clicks": b'{"clicks": []}',
+    "thousands": json.dumps({"clicks": [CLICK] * 1001}).encode(),
+    "deep": b'{"clicks": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "deep, beside": b'{"impression_id": 1, "x": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "NaN": b'{"impression_id": 1, "time": NaN}',
+    "another year": b'{"impression_id": 1, "time": "0001-01-01T00:00:00Z"}',
+    "a time without an offset": b'{"impression_id": 1, "time": "2026-01-05T00:00:00"}',
+    "a huge time": b'{"impression_id": 1, "time": 9223372036854775807}',
+    "a huge id": b'{"impression_id": 9223372036854775808}',
+    "a huge id in digits": b'{"impression_id": "9223372036854775808"}',
+    "no digits": '{"impression_id": "٣"}'.encode(),
+    "both": b'{"clicks": [], "impression_id": 1}',
+    "a long name": json.dumps({**CLICK, CANARY * 10_000: 1}).encode(),
+}
+
+
+@pytest.mark.parametrize("body", CLICKS.values(), ids=CLICKS)
+def test_clicks_that_are_none(unharmed: RealServer, body: bytes) -> None:
+    said = unharmed.send(request("POST", "/v1/events", body))
+    assert said is not None
+    refused(said, 400, 422)
 
 
 ANYTHING = st.recursive(

@@ -282,6 +282,19 @@ def test_a_server_listens_on_loopback_only_unless_told_otherwise(unharmed: RealS
     assert mine == {f"0100007F:{unharmed.port:04X}"}
 
 
+def test_who_comes_through_a_proxy_on_this_machine_is_not_on_this_machine(unharmed: RealServer) -> None:
+    """Without a write token only this machine may send clicks; a proxy says in a header for whom it asks."""
+    click = b'{"impression_id": 1}'
+    for headers, status in (
+        ({}, 202),
+        ({"X-Forwarded-For": "203.0.113.9"}, 403),
+        ({"X-Forwarded-For": "127.0.0.1, 203.0.113.9"}, 403),
+    ):
+        said = unharmed.send(request("POST", "/v1/events", click, {**JSON, **headers}))
+        assert said is not None
+        assert said.status == status
+
+
 # -- several at once -------------------------------------------------------------------------------------------------------
 
 
