@@ -26,6 +26,7 @@ from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
 RETRY_S = 2.0  # between attempts to load a model
+LOOK_S = 0.02
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -42,6 +43,8 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         loading = asyncio.create_task(_load(load, handler, stopping))
+        while settings.workers > 1 and state.service is None and state.failure is None:
+            await asyncio.sleep(LOOK_S)  # the port is not listened on before: the other workers answer meanwhile
         yield
         stopping.set()
         await loading  # a thread can't be cancelled; its log must be closed too
