@@ -44,6 +44,7 @@ from serving.workers import listening, supervise
 # An A/A experiment: both arms get the champion, so that assignment, its log and its checks are in use before the first A/B.
 ARMS, WEIGHTS = ("a", "b"), (0.5, 0.5)
 WARM_UP_ROWS = 20
+GIVE_WAY_S = 1e-3  # a thread that loads a model or ads gives way to requests this soon: Python's 5 ms are several answers
 
 _log = logging.getLogger("clickproof.serving")
 
@@ -76,6 +77,7 @@ def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
 
 
 def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> None:
+    sys.setswitchinterval(GIVE_WAY_S)
     app = home_app(home, settings, started_ns, metrics)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
