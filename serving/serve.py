@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,30 +21,40 @@ from infra.lake import watermark_us
 from infra.redaction import guard
 from infra.settings import Settings, use
 from serving.app import create_app
+from serving.companions import Companion, Companions
 from serving.connections import within_limits
 from serving.events import ClickIntake, add_events
-from serving.follower import Follower
+from serving.follower import NOT_YET, Follower
 from serving.front_door import front_door
 from serving.metrics import ServingMetrics
 from serving.metrics_share import SharedMetrics, forget
 from serving.rank_handler import Service
+from serving.rollout_routes import add_rollout
 from serving.workers import listening, supervise
 
 _log = logging.getLogger("clickproof.serving")
 
 
-def serve(home: Home, settings: Settings) -> None:
+SHADOWS = Companion("serving.shadow", lambda rollout: bool(rollout.shadows))
+
+
+def serve(home: Home, settings: Settings, companions: Sequence[Companion] = ()) -> None:
     """Answer requests until the process is told to stop (SIGINT or SIGTERM); the log is closed then.
 
-    Raises ExplainedError where the port is taken.
+    `companions` run beside it when the rollout wants them, and the scorer of shadows.  Raises ExplainedError where the port is
+    taken.
     """
     _check_port(settings)
     started_ns = time.monotonic_ns()
-    if settings.workers == 1:
-        _answer(home, settings, started_ns, ServingMetrics())
-        return
-    forget(home)
-    supervise(settings.workers, partial(_work, home, settings, started_ns))
+    beside = Companions(home, settings, (SHADOWS, *companions))
+    try:
+        if settings.workers == 1:
+            _answer(home, settings, started_ns, ServingMetrics())
+            return
+        forget(home)
+        supervise(settings.workers, partial(_work, home, settings, started_ns))
+    finally:
+        beside.close()
 
 
 def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
@@ -83,6 +94,7 @@ def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMe
 
     app = create_app(load, settings, metrics, renew=lambda: following[0].renew())
     add_events(app, intake, settings, metrics)
+    add_rollout(app, home, settings, metrics, lambda name: following[0].tried(name) if following else NOT_YET)
     return app
 
 
