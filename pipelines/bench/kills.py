@@ -46,27 +46,32 @@ def kills(work: Home, bodies: Sequence[bytes], rate: float, on: set[int], count:
     with server(SERVE, work.root, SETTINGS, on=on) as one:
         wait_for_all(one.port, WORKERS)
         seen, whole_again_s = asyncio.run(_under_load(one, [message(of_one) for of_one in bodies], rate, count))
-    answered = {impression: of_one for of_one in seen if of_one.ok for impression in shown(of_one)}
-    logged = set(in_segments(work))
+    logged = list(in_segments(work))
     counts = ingest_predictions(work)
     again = ingest_predictions(work)
-    stored = in_lake(work)
     return {
         "kills": len(whole_again_s),
         "rate": round(rate, 1),
-        "offered": len(seen),
-        "answered": sum(one.ok for one in seen),
-        "unanswered": sum(one.status == 0 for one in seen),
-        "refused": sum(one.status not in (0, 200) for one in seen),
-        "impressions": len(answered),
-        "missing_in_log": len(answered.keys() - logged),
-        "missing_in_lake": len(answered.keys() - set(stored)),
-        "twice_in_lake": len(stored) - len(set(stored)),
-        "logged_requests": counts.requests,
+        **account(seen, logged, in_lake(work)),
         "torn_bytes": counts.waiting_bytes,
         "ingested_again": again.rows,
         "whole_again_s": round(float(np.median(whole_again_s)), 2) if whole_again_s else None,
         **percentiles_ms(seen),
+    }
+
+
+def account(seen: Sequence[Sight], logged: Sequence[Shown], stored: Sequence[Shown]) -> dict[str, int]:
+    """What callers were told beside what the log and the lake say was shown."""
+    told = {impression for one in seen if one.ok for impression in shown(one)}
+    return {
+        "offered": len(seen),
+        "answered": sum(one.ok for one in seen),
+        "unanswered": sum(one.status == 0 for one in seen),
+        "refused": sum(one.status not in (0, 200) for one in seen),
+        "impressions": len(told),
+        "missing_in_log": len(told.difference(logged)),
+        "missing_in_lake": len(told.difference(stored)),
+        "twice_in_lake": len(stored) - len(set(stored)),
     }
 
 

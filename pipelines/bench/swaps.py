@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,14 @@ for line in sys.stdin:
 """
 
 
+class Change(NamedTuple):
+    """One change of the model."""
+
+    asked: str  # the model to promote, or BACK
+    effective_s: float  # from asking until the document said so
+    answered_s: float  # from then until the first answer by that model
+
+
 def swaps(work: Home, bodies: Sequence[bytes], rate: float, on: set[int], count: int = SWAPS) -> dict[str, Any] | None:
     """Figures of `count` promotions and some rollbacks at `rate` requests a second, sent open-loop; None where the home has one
     model only."""
@@ -55,17 +63,21 @@ def swaps(work: Home, bodies: Sequence[bytes], rate: float, on: set[int], count:
     say(f"changing the model {count} times at {rate:.0f} requests/s")
     with server(SERVE, work.root, json.dumps({"max_wait_ms": PATIENCE_MS}), on=on) as one:
         seen, changes = asyncio.run(_under_load(one.port, work, [message(of_one) for of_one in bodies], rate, names, count))
-    promoted = [took for asked, *took in changes if asked != BACK]
-    taken_back = [took for asked, *took in changes if asked == BACK]
+    return {"rate": round(rate, 1), **figures(seen, changes)}
+
+
+def figures(seen: Sequence[Sight], changes: Sequence[Change]) -> dict[str, Any]:
+    """What became of requests and changes."""
+    promoted = [change for change in changes if change.asked != BACK]
+    taken_back = [change for change in changes if change.asked == BACK]
     return {
-        "rate": round(rate, 1),
         "swaps": len(promoted),
         "offered": len(seen),
         "failed": sum(not one.ok for one in seen),
         "models": len({one.said()["model"] for one in seen if one.ok}),
-        "answers_s": _seconds([answered for _, answered in promoted]),
+        "answers_s": _seconds([change.answered_s for change in promoted]),
         "rollbacks": len(taken_back),
-        "rollback_s": _seconds([effective + answered for effective, answered in taken_back]),
+        "rollback_s": _seconds([change.effective_s + change.answered_s for change in taken_back]),
         **percentiles_ms(seen),
     }
 
@@ -86,9 +98,8 @@ def _seconds(took: Sequence[float]) -> dict[str, float | None]:
 
 async def _under_load(
     port: int, work: Home, messages: Sequence[bytes], rate: float, names: tuple[str, str], count: int
-) -> tuple[list[Sight], list[tuple[str, float, float]]]:
-    """(what the client saw, for each change: what was asked, seconds until the document said so, seconds from then until the
-    first answer by that model)."""
+) -> tuple[list[Sight], list[Change]]:
+    """(what the client saw, the changes that were answered by)."""
     pipe = asyncio.subprocess.PIPE
     changer = await asyncio.create_subprocess_exec(sys.executable, "-c", CHANGE, str(work.root), stdin=pipe, stdout=pipe)
     assert changer.stdin is not None
@@ -106,7 +117,7 @@ async def _under_load(
             answered_s = await _first_answer(witness, before, champion)
             if answered_s is None:
                 break
-            changes.append((asked, changed_s - asked_s, answered_s - changed_s))
+            changes.append(Change(asked, changed_s - asked_s, answered_s - changed_s))
             while await asyncio.to_thread(model_of, port) != champion and witness.now_s < MOST_S:
                 await asyncio.sleep(0.02)
     finally:
