@@ -62,7 +62,7 @@ def hashes(home: Home) -> tuple[str, str]:
 
 def changed(server: RealServer, headers: dict[str, str] = BEARER, **body: Any) -> Said:
     content = json.dumps({"who": "test", "why": "to see", **body}).encode()
-    said = server.send(request("POST", "/v1/rollout", content, {**JSON, **headers}))
+    said = server.send(request("POST", "/v1/rollout/changes", content, {**JSON, **headers}))
     assert said is not None
     return said
 
