@@ -112,7 +112,7 @@ def create_app(
         return reply
 
     def failed(request: Request, reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-        route = request.url.path.removeprefix("/v1/")
+        route = request.url.path.removeprefix("/v1/").partition("/")[0]
         metrics.ended(route if route in ROUTES else "other", reply.status)
         return response(reply, headers)
 
