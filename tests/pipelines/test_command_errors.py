@@ -5,10 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from as_a_user import clickproof
+from patience import PATIENCE_S, until
 
 from infra.home import Home
 from infra.lake import Lake
@@ -25,16 +25,15 @@ def test_ctrl_c_ends_at_once_with_everything_it_started(tmp_path: Path) -> None:
         if line.startswith("ingest events"):
             break
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=90) == 130
+    assert process.wait(PATIENCE_S) == 130
     assert "run it again" in process.stderr.read()
     process.stderr.close()
-    left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
-    for _ in range(50):
-        if not left.stdout:
-            break
-        time.sleep(0.1)
-        left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
-    assert not left.stdout
+    until(lambda: not of_group(process.pid), lambda: of_group(process.pid))
+
+
+def of_group(pid: int) -> str:
+    """Its processes that are still there."""
+    return subprocess.run(["pgrep", "--list-name", "-g", str(pid)], capture_output=True, text=True, check=False).stdout
 
 
 def test_a_file_that_breaks_after_it_was_ingested_takes_no_row_away(tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         command = [str(Path(sys.executable).with_name("clickproof")), "serve", *TINY, "--home", str(tmp_path)]
         environment = {**os.environ, "CLICKPROOF_PORT": str(port)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "CLICKPROOF_PORT=8010" in done.stderr
 
