@@ -19,6 +19,12 @@ hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests need the main job take longest and come first: several processes then end at about the same time."""
+    long = {item.path for item in items if "main_job" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
     """The main job at size tiny, run once a session as users run it.  Tests that write to its home work on a branch."""

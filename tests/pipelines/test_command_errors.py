@@ -1,13 +1,15 @@
 """What a person meets who interrupts, mistypes, or whose files break."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from as_a_user import clickproof
+import pytest
+from as_a_user import MainJob, clickproof
 from patience import PATIENCE_S, until
 
 from infra.home import Home
@@ -36,24 +38,28 @@ def of_group(pid: int) -> str:
     return subprocess.run(["pgrep", "--list-name", "-g", str(pid)], capture_output=True, text=True, check=False).stdout
 
 
-def test_a_file_that_breaks_after_it_was_ingested_takes_no_row_away(tmp_path: Path) -> None:
-    clickproof("ingest", *TINY, home=tmp_path)
-    home = Home(tmp_path / "world-tiny-1")
+@pytest.fixture
+def ingested(main_job: MainJob, tmp_path: Path) -> Home:
+    """A copy of a home whose events are in its lake."""
+    shutil.copytree(main_job.settings.home, tmp_path, dirs_exist_ok=True)
+    return Home(tmp_path / main_job.home.root.name)
+
+
+def test_a_file_that_breaks_after_it_was_ingested_takes_no_row_away(ingested: Home) -> None:
+    home = ingested
     before = Lake.of(home).read("clicks").num_rows
     landed = sorted((home.landing / "clicks").glob("day=*/*.parquet"))[3]
     landed.write_bytes(b"junk")
-    done = clickproof("ingest", *TINY, home=tmp_path, status=2)
+    done = clickproof("ingest", *TINY, home=home.root.parent, status=2)
     assert str(landed) in done.stderr
     assert "The lake keeps what it had" in done.stderr
     assert Lake.of(home).read("clicks").num_rows == before
 
 
-def test_a_file_that_was_never_readable_is_named(tmp_path: Path) -> None:
-    clickproof("ingest", *TINY, home=tmp_path)
-    home = Home(tmp_path / "world-tiny-1")
-    bad = sorted((home.landing / "clicks").glob("day=*"))[-1] / "part-9.parquet"
+def test_a_file_that_was_never_readable_is_named(ingested: Home) -> None:
+    bad = sorted((ingested.landing / "clicks").glob("day=*"))[-1] / "part-9.parquet"
     bad.write_bytes(b"junk")
-    done = clickproof("ingest", *TINY, home=tmp_path)
+    done = clickproof("ingest", *TINY, home=ingested.root.parent)
     assert "refused: " in done.stderr
     assert bad.name in done.stderr
 
