@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 PATIENCE_S = 180.0  # a machine with much else to do; only a test that fails waits so long
 
+T = TypeVar("T")
 
-def until(holds: Callable[[], object], said: Callable[[], object] = lambda: "") -> None:
-    """Wait until `holds` is true; where it never is, fail the test with what `said` returns then."""
+
+def until(found: Callable[[], T], said: Callable[[], object] = lambda: "") -> T:
+    """What `found` returns, once it is true of it; where it never is, fail the test with what `said` returns then."""
     end = time.monotonic() + PATIENCE_S
-    while not holds():
+    while not (value := found()):
         assert time.monotonic() < end, f"not within {PATIENCE_S:g} s: {said()}"
         time.sleep(0.01)
+    return value
