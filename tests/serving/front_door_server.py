@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from patience import PATIENCE_S
 
 from serving.connections import within_limits
 from serving.front_door import front_door
@@ -38,5 +39,5 @@ def running(app: FastAPI) -> Iterator[int]:
 @contextmanager
 def client_of(app: FastAPI) -> Iterator[httpx.Client]:
     """An HTTP client of a running server."""
-    with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+    with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
         yield client
