@@ -21,6 +21,7 @@ from infra.errors import ExplainedError
 from infra.redaction import redacted
 from infra.settings import Settings
 from serving.document import SCHEMAS, describe
+from serving.event_loop import feel
 from serving.messages import InvalidRequest
 from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
@@ -42,8 +43,10 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         loading = asyncio.create_task(_load(load, handler, stopping))
+        feeling = asyncio.create_task(feel(metrics.counts.loop))
         yield
         stopping.set()
+        feeling.cancel()
         await loading  # a thread can't be cancelled; its log must be closed too
         if state.service is not None:
             state.service.scorer.close()
@@ -148,8 +151,10 @@ async def _load(load: Callable[[], Service], handler: RankHandler, stopping: asy
             about = service.description
             handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
             if isinstance(service.scorer.source, OnlineSource):
-                handler.metrics.watch(service.scorer.source.users.counts)
+                handler.metrics.watch([service.scorer.source], service.scorer.clock)
                 service.scorer.source.read_ahead(handler.settings.store_timeout_ms / 1e3)
+            if service.scorer.log is not None:
+                handler.metrics.watch_log("predictions", service.scorer.log.files)
             state.service, state.failure = service, None
             return
         with suppress(TimeoutError):

@@ -13,6 +13,7 @@ import msgspec
 from infra.home import Home
 from serving.rollout import Rollout
 
+GUARD = "guard"  # who ends a canary that leaves its bands
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -68,6 +69,11 @@ def effective(home: Home, number: int) -> tuple[Entry, ...]:
             continue
         latest[entry.number] = entry
     return tuple(latest[each] for each in sorted(latest) if each <= number)
+
+
+def sent_back(entries: Sequence[Entry]) -> int:
+    """How many canaries the guard has ended."""
+    return sum(entry.who == GUARD and entry.before is not None and entry.before.canary is not None for entry in entries)
 
 
 def to_take_back(entries: Sequence[Entry]) -> Entry | None:

@@ -26,6 +26,7 @@ from infra.redaction import guard
 from infra.settings import Settings, use
 from models.artefact import Artefact
 from models.engines.choice import use_fastest
+from serving import rollout_store
 from serving.app import create_app
 from serving.assignment import Assignment
 from serving.champion import champion
@@ -38,6 +39,7 @@ from serving.metrics_share import SharedMetrics, forget
 from serving.policy import Policy, policy_of
 from serving.prediction_log import PredictionLog
 from serving.rank_handler import Service
+from serving.rollout_audit import sent_back
 from serving.scorer import RankRequest, Scorer, candidate_rows, fetch
 from serving.workers import listening, supervise
 
@@ -100,8 +102,10 @@ def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMe
 
     def load() -> Service:
         clock = server_clock(home, settings, started_ns)
-        intake.open(clock)
-        return _kept_fresh(load_service(home, settings, clock))
+        metrics.watch_log("events", intake.open(clock).files)
+        service = _kept_fresh(load_service(home, settings, clock))
+        metrics.rollout(rollout_store.read(home).number, sent_back(rollout_store.history(home)))
+        return service
 
     app = create_app(load, settings, metrics)
     add_events(app, intake, settings, metrics)

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from infra.home import Home
-from serving.metrics import Counts
+from serving.counts import Counts
 from serving.metrics_share import SharedMetrics, forget
 
 PROGRAM = """
