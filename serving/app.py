@@ -104,7 +104,9 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
 
     def failed(request: Request, reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
         route = request.url.path.removeprefix("/v1/")
-        metrics.ended(route if route in ROUTES else "other", reply.status)
+        route = route if route in ROUTES else "other"
+        metrics.ended(route, reply.status)
+        handler.refusals.tell(route, reply.status)
         return response(reply, headers)
 
     @app.exception_handler(InvalidRequest)

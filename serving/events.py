@@ -149,6 +149,7 @@ def add_events(app: FastAPI, intake: ClickIntake, settings: Settings, metrics: S
         body = await read_body(request, settings.max_body_bytes)
         if isinstance(body, Reply):
             metrics.ended("events", body.status)
+            app.state.rank.refusals.tell("events", body.status)
             return response(body)
         sent, many = decode(body)
         if not intake.is_open:

@@ -97,7 +97,8 @@ def _model_workers(seen: Seen) -> dict[str, int]:
 
 
 FAMILIES = (
-    Family("clickproof_requests_total", "counter", ("route", "status"), "Requests by route and status.",
+    Family("clickproof_requests_total", "counter", ("route", "status"),
+           "Requests by route and status; of routes besides rank and events those that failed.",
            lambda seen: seen.counts.requests),
     Family("clickproof_rank_seconds", "histogram", (), "From the first byte of a request for a slate to its answer.",
            lambda seen: {(): seen.counts.rank}),

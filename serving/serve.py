@@ -1,6 +1,5 @@
 """`clickproof serve`: the endpoint on a host and port, with the champion and the online store of a home."""
 
-import copy
 import gc
 import logging
 import signal
@@ -8,16 +7,16 @@ import socket
 import sys
 import time
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.config import LOGGING_CONFIG
 
 from features.batch import FeatureSource
 from features.catalogue import Entity
 from features.online import OnlineSource
+from infra import logs
 from infra.clock import Clock, LakeClock, SystemClock
 from infra.errors import ExplainedError
 from infra.home import Home
@@ -55,6 +54,7 @@ def serve(home: Home, settings: Settings) -> None:
 
     Raises ExplainedError where the port is taken.
     """
+    logs.begin(settings.log_format)
     _check_port(settings)
     started_ns = time.monotonic_ns()
     if settings.workers == 1:
@@ -68,21 +68,23 @@ def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
     """One worker of several."""
     use(settings)
     guard()
+    logs.begin(settings.log_format, number)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
     shared = SharedMetrics(home, number, settings.workers)
     try:
         _answer(home, settings, started_ns, shared.metrics)
+    except Exception:  # noqa: BLE001 - whatever it is, it ends the worker
+        _log.critical("worker %d ends", number, exc_info=True)  # what multiprocessing would print is not redacted
+        sys.exit(1)
     finally:
         shared.close()
 
 
 def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> None:
     app = home_app(home, settings, started_ns, metrics)
-    logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
-    logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     door = within_limits(settings, front_door(app.state.rank))
-    config = uvicorn.Config(app, access_log=False, log_config=logs, **door)
+    config = uvicorn.Config(app, access_log=False, log_config=None, **door)
     with listening(settings.host, settings.port) as sock:
         uvicorn.Server(config).run(sockets=[sock])
 
