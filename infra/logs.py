@@ -45,7 +45,8 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(DefaultFormatter):
-    """uvicorn's lines, with the request and the worker behind the message."""
+    """uvicorn's lines, with the part of the system before the message where that is not the endpoint, and the request and the
+    worker behind it."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__("%(levelprefix)s %(message)s")
@@ -53,6 +54,9 @@ class TextLines(DefaultFormatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """See logging."""
+        part = record.name.removeprefix("clickproof.")
+        if part != record.name and part != "serving":
+            record.message = f"{part}: {record.message}"
         places = [f"{name} {value}" for name, value in _places(record, self._worker).items() if name in _SHOWN]
         return super().formatMessage(record) + (f" [{', '.join(places)}]" if places else "")
 

@@ -16,13 +16,17 @@ from serving.counts import Counts
 FRESH_S = 5.0  # workers tell once a second; whoever has not for so long is gone, and only its counts remain
 
 
+Model = tuple[str, str, str]  # hash, encoder's hash, family
+
+
 class Gauges(msgspec.Struct):
     """Of one process."""
 
     at_s: float = msgspec.field(default_factory=monotonic)  # when: the machine's clock since its start, one for all processes
-    models: tuple[tuple[str, str, str], ...] = ()  # hash, encoder, family of those that are loaded, the champion first
-    rollout: int = 0  # number of the rollout document in force; 0: there is none yet
-    sent_back: int = 0  # canaries that the guard ended, as the audit log says
+    models: tuple[Model, ...] = ()  # that answer, the champion first
+    rollout: int = 0  # number of the rollout document that it goes by; 0: there is none yet
+    refused: int = 0  # models of the document that may not answer
+    sent_back: int = 0  # canaries that were ended without anybody asking, as the audit log says
     ages_s: dict[str, float] = {}  # by view
     max_ages_s: dict[str, float] = {}
     unsynced_s: dict[str, float] = {}  # by log

@@ -8,7 +8,7 @@ bounded.  What others count anyway (the feature source, the logs) is not counted
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,11 +19,11 @@ from features.online import OnlineSource
 from infra.clock import Clock
 from serving.counts import TIMED, Answers, Counts
 from serving.exposition import Seen, families
-from serving.gauges import Gauges, Told, disk_free_bytes, process
+from serving.gauges import Gauges, Model, Told, disk_free_bytes, process
 from serving.scorer import Answer
 from serving.segment_log import LogCounts, SegmentLog
 
-ROUTES = ("rank", "events", "other")
+ROUTES = ("rank", "events", "rollout", "other")
 _CACHE = {"hits": "hit", "misses": "miss"}
 
 
@@ -39,8 +39,9 @@ class ServingMetrics(Collector):
         self.number = number
         self._others, self._workers = others, workers
         self._stages = [self.counts.stages[name] for name in TIMED]
-        self._models: tuple[tuple[str, str, str], ...] = ()
-        self._rollout = self._sent_back = 0
+        self._champion: Model | None = None
+        self._others_held: tuple[Model, ...] = ()
+        self._rollout = self._refused = self._sent_back = 0
         self._clock: Clock | None = None
         self._reading = threading.Lock()  # of what is read elsewhere: here it is, with what was read there before
         self._sources: dict[OnlineSource, Counter[str]] = {}
@@ -48,17 +49,16 @@ class ServingMetrics(Collector):
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
-    def loaded(
-        self, model: str, encoder: str, family: str, arms: Iterable[str], others: Sequence[tuple[str, str, str]] = ()
-    ) -> None:
-        """A champion is ready to answer these arms, and beside it `others` (hash, encoder, family of each)."""
-        self._models = ((model, encoder, family), *others)
-        for arm in arms:
-            self.counts.answers.setdefault((arm, model), Answers())
+    def loaded(self, model: str, encoder: str, family: str, arms: Mapping[str, str]) -> None:
+        """A champion is ready to answer; `arms` says which model answers each arm."""
+        self._champion = model, encoder, family
+        for each in arms.items():
+            self.counts.answers.setdefault(each, Answers())
 
-    def rollout(self, number: int, sent_back: int = 0) -> None:
-        """The rollout document that is in force now, and how many canaries the guard has sent back so far."""
-        self._rollout, self._sent_back = number, sent_back
+    def rollout(self, number: int, others: Sequence[Model] = (), refused: int = 0, sent_back: int = 0) -> None:
+        """The rollout document that is gone by now, the models beside its champion that answer, how many of its models may not,
+        and how many canaries of this home were sent back so far."""
+        self._rollout, self._others_held, self._refused, self._sent_back = number, tuple(others), refused, sent_back
 
     def watch(self, sources: Iterable[OnlineSource], clock: Clock) -> None:
         """From now on features come from these.  Their ages are told, by this clock; what they count is counted."""
@@ -86,8 +86,9 @@ class ServingMetrics(Collector):
             self._read()
             sources, logs = list(self._sources), {name: log for name, (log, _) in self._logs.items()}
         gauges = Gauges(
-            models=self._models,
+            models=() if self._champion is None else tuple(dict.fromkeys((self._champion, *self._others_held))),
             rollout=self._rollout,
+            refused=self._refused,
             sent_back=self._sent_back,
             unsynced_s={name: log.unsynced_s() for name, log in logs.items()},
             disk_free_bytes=disk_free_bytes(logs["predictions"].path.parent) if "predictions" in logs else None,

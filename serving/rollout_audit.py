@@ -13,7 +13,7 @@ import msgspec
 from infra.home import Home
 from serving.rollout import Rollout
 
-GUARD = "guard"  # who ends a canary that leaves its bands
+GUARD, SERVER = "guard", "server"  # who end a canary by themselves: it left its bands; it has no guard
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -72,8 +72,10 @@ def effective(home: Home, number: int) -> tuple[Entry, ...]:
 
 
 def sent_back(entries: Sequence[Entry]) -> int:
-    """How many canaries the guard has ended."""
-    return sum(entry.who == GUARD and entry.before is not None and entry.before.canary is not None for entry in entries)
+    """How many canaries ended without anybody asking."""
+    return sum(
+        entry.who in (GUARD, SERVER) and entry.before is not None and entry.before.canary is not None for entry in entries
+    )
 
 
 def to_take_back(entries: Sequence[Entry]) -> Entry | None:
