@@ -4,7 +4,7 @@ import json
 import resource
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,14 +47,7 @@ def damage(home: Home) -> None:
 
 def send_traffic(server: RealServer, home: Home) -> None:
     """Some of everything."""
-    for user in USERS:
-        said = server.rank(GOOD | {"user_id": user, "context": CONTEXT})
-        assert said.status == 200
-        clicked = json.dumps({"impression_id": json.loads(said.body)["ads"][0]["impression_id"]}).encode()
-        for _ in range(2):
-            took = server.send(request("POST", "/v1/events", clicked))
-            assert took is not None
-            assert took.status == 202
+    ask_for_good(server, USERS)
     degraded = json.loads(server.rank(GOOD | {"user_id": UNREADABLE, "context": CONTEXT}).body)
     assert degraded["marks"]["degraded"] == "priors"
     assert server.rank(GOOD | {"request_id": 41, "slots": 0}).status == 422
@@ -63,6 +56,18 @@ def send_traffic(server: RealServer, home: Home) -> None:
     assert server.rank(b"{" + CANARY.encode()).status == 400
     fail(server, home)
     assert server.rank(GOOD | {"context": CONTEXT}).status == 200
+
+
+def ask_for_good(server: RealServer, users: Iterable[int]) -> None:
+    """A slate for each user, whose first ad is clicked twice."""
+    for user in users:
+        said = server.rank(GOOD | {"user_id": user, "context": CONTEXT})
+        assert said.status == 200
+        clicked = json.dumps({"impression_id": json.loads(said.body)["ads"][0]["impression_id"]}).encode()
+        for _ in range(2):
+            took = server.send(request("POST", "/v1/events", clicked))
+            assert took is not None
+            assert took.status == 202
 
 
 def fail(server: RealServer, home: Home) -> None:
