@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -42,7 +43,7 @@ class Asked(NamedTuple):
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _GROUPS = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _RANGES = re.compile(r"\[[^\]]*\]|\boffset\s+\w+")
-_NAMES = re.compile(r"(?<![\w.:])([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?(?!\s*[\w(:])")
+_NAMES = re.compile(r"(?<![\w.:])([a-zA-Z_:][\w:]*)(?![\w:])(?!\s*\()\s*(\{[^}]*\})?")
 _WORDS = {"and", "or", "unless", "bool", "group_left", "group_right", "by", "on"}
 
 
@@ -110,6 +111,14 @@ class RealPrometheus:
                 pass
             time.sleep(0.1)
         raise AssertionError(f"{expression} stayed empty; Prometheus said:\n{self._log.read_text()}")
+
+    def wait_for_rules(self) -> None:
+        """Until every group of rules was evaluated on what is there now."""
+        now = float(self.ask("query", query="time()")["result"][1])
+        end = time.monotonic() + START_S
+        while min(datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in self.ask("rules")["groups"]) < now:
+            assert time.monotonic() < end, "some rules are not evaluated"
+            time.sleep(0.1)
 
     def wrong_with(self, expression: str, value: bool) -> Iterator[str]:
         """What of an expression is not exported; and with `value`, whether it evaluates to no number."""

@@ -72,3 +72,11 @@ def test_selectors_and_labels_are_found_in_an_expression() -> None:
     )
     assert found.selectors == ['a_total{x="}",y=~"5.."}', "b:c:d", "e"]
     assert found.labels == {"job", "le", "z", "w"}
+
+
+@pytest.mark.parametrize("page", ["runbooks.md", "watching.md"])
+def test_links_lead_to_chapters_that_are_there(page: str) -> None:
+    docs = ROOT / "docs"
+    for name, anchor in re.findall(r"\]\(([\w-]+\.md)?#([\w-]+)\)", (docs / page).read_text()):
+        titles = re.findall(r"^#+ (.*)$", (docs / (name or page)).read_text(), re.MULTILINE)
+        assert anchor in {slug(title) for title in titles}, (page, anchor)
