@@ -5,7 +5,7 @@ The table at the end of docs/design.md is generated from it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     webhook_url: SecretStr = Field(
         _NOTHING, description="URL that is told of incidents by POST of JSON (http or https); empty for nobody."
     )
+    log_format: Literal["text", "json"] = Field("text", description="What a server logs: text, or json (one object a line).")
     clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
 
     def base(self) -> Home:

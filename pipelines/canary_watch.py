@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from features.ids import derived_id
-from infra import child
+from infra import child, logs
 from infra.clock import SystemClock
 from infra.home import Home
 from infra.settings import Settings
@@ -103,7 +103,7 @@ class Guard:
 def main() -> None:
     """Guard until told to stop."""
     chosen, order = child.ordered()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     guard: %(message)s")
+    logs.begin(chosen.log_format)
     guard = Guard(Home(Path(order["root"])), chosen)
     said = ""
     while True:

@@ -16,9 +16,11 @@ import msgspec
 
 from features.catalogue import Kind
 from features.online import OnlineSource
+from infra.logs import about
 from infra.settings import Settings
 from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, Problem, decode, to_answer, to_request
 from serving.metrics import ServingMetrics
+from serving.refusals import Refusals
 from serving.scorer import Answer, RankRequest, Scorer
 
 JSON = "application/json"
@@ -66,6 +68,7 @@ class RankHandler:
         self.state = state
         self.settings = settings
         self.metrics = metrics
+        self.refusals = Refusals()
 
     def read(self, body: bytes) -> "Wanted | Reply":
         """What a body asks, or why it can't be answered.  Never raises."""
@@ -74,11 +77,14 @@ class RankHandler:
             return self.refused(unready(self.state))
         began = perf_counter_ns()
         try:
-            request = to_request(decode(body), service.context, self.settings.max_candidates)
+            asked = decode(body)
+            if asked.request_id is None:
+                asked.request_id = service.scorer.new_id()
+            request = to_request(asked, service.context, self.settings.max_candidates)
         except InvalidRequest as error:
-            return self.refused(problem(error.status, error.field, error.message))
+            return self.refused(problem(error.status, error.field, error.message), body)
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
-            return self._failed()
+            return self._failed(body)
         return Wanted(service, request, perf_counter_ns() - began)
 
     def ahead(self, wanted: "Wanted") -> "asyncio.Future[None] | None":
@@ -93,16 +99,20 @@ class RankHandler:
     def answer_many(self, wanted: "Sequence[Wanted]", started_ns: Sequence[int]) -> list[Reply]:
         """The replies to requests that were read for the same service, with one call of the model."""
         service = wanted[0].service
+        before = about.set([one.request.request_id for one in wanted])
         try:
             answers = service.scorer.rank_many([one.request for one in wanted])
         except OSError:
             _log.exception("a request could not be answered")
             message = "the prediction log or the feature store failed; the server's own log says why"
-            return [self.refused(problem(503, None, message, retry_after_s=1)) for _ in wanted]
+            reply = problem(503, None, message, retry_after_s=1)
+            return [self.refused(reply, request_id=one.request.request_id) for one in wanted]
         except Exception:  # noqa: BLE001 - see `read`
             if len(wanted) > 1:  # one that can't be answered must not take the others with it
                 return [self.answer(one, started) for one, started in zip(wanted, started_ns, strict=True)]
-            return [self._failed()]
+            return [self._failed(request_id=wanted[0].request.request_id)]
+        finally:
+            about.reset(before)
         return [self._told(one, answer, started) for one, answer, started in zip(wanted, answers, started_ns, strict=True)]
 
     def _told(self, wanted: "Wanted", answer: Answer, started_ns: int) -> Reply:
@@ -113,13 +123,14 @@ class RankHandler:
         self.metrics.ended("rank", 200)
         return Reply(200, content)
 
-    def _failed(self) -> Reply:
+    def _failed(self, body: bytes = b"", request_id: int | None = None) -> Reply:
         _log.exception("a request could not be answered")
-        return self.refused(problem(500, None, "the server failed; its own log says why"))
+        return self.refused(problem(500, None, "the server failed; its own log says why"), body, request_id)
 
-    def refused(self, reply: Reply) -> Reply:
-        """Count a reply that is no success."""
+    def refused(self, reply: Reply, body: bytes = b"", request_id: int | None = None) -> Reply:
+        """Count a reply that is no success, and tell the log; the request's id is in its body where not given."""
         self.metrics.ended("rank", reply.status)
+        self.refusals.tell("rank", reply.status, body, request_id)
         return reply
 
 

@@ -1,6 +1,5 @@
 """`clickproof serve`: the endpoint on a host and port, with the champion and the online store of a home."""
 
-import copy
 import logging
 import signal
 import socket
@@ -8,18 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.config import LOGGING_CONFIG
 
+from infra import logs
 from infra.clock import Clock, LakeClock, SystemClock
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import watermark_us
 from infra.redaction import guard
 from infra.settings import Settings, use
+from serving import rollout_store
 from serving.app import create_app
 from serving.companions import Companion, Companions
 from serving.connections import within_limits
@@ -29,6 +28,7 @@ from serving.front_door import front_door
 from serving.metrics import ServingMetrics
 from serving.metrics_share import SharedMetrics, forget
 from serving.rank_handler import Service
+from serving.rollout_audit import sent_back
 from serving.rollout_routes import add_rollout
 from serving.workers import Place, listening, supervise
 
@@ -44,6 +44,7 @@ def serve(home: Home, settings: Settings, companions: Sequence[Companion] = ()) 
     `companions` run beside it when the rollout wants them, and the scorer of shadows.  Raises ExplainedError where the port is
     taken.
     """
+    logs.begin(settings.log_format)
     _check_port(settings)
     started_ns = time.monotonic_ns()
     beside = Companions(home, settings, (SHADOWS, *companions))
@@ -61,11 +62,15 @@ def _work(home: Home, settings: Settings, started_ns: int, place: Place) -> None
     """One worker of several."""
     use(settings)
     guard()
+    logs.begin(settings.log_format, place.number)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
     shared = SharedMetrics(home, place.number, settings.workers)
     try:
         _answer(home, settings, started_ns, shared.metrics, place)
+    except Exception:  # noqa: BLE001 - whatever it is, it ends the worker
+        _log.critical("worker %d ends", place.number, exc_info=True)  # what multiprocessing would print is not redacted
+        sys.exit(1)
     finally:
         shared.close()
 
@@ -77,10 +82,8 @@ def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMet
         return place is not None and not place.opens and not (ready and place.opened.is_set()) and not servers[0].should_exit
 
     app = home_app(home, settings, started_ns, metrics, place.opened.set if place else None, held)
-    logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
-    logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     door = within_limits(settings, front_door(app.state.rank))
-    config = uvicorn.Config(app, access_log=False, log_config=logs, **door)
+    config = uvicorn.Config(app, access_log=False, log_config=None, **door)
     with listening(settings.host, settings.port) as sock:
         servers.append(uvicorn.Server(config))
         servers[0].run(sockets=[sock])
@@ -103,19 +106,33 @@ def home_app(
 
     def load() -> Service:
         clock = server_clock(home, settings, started_ns)
-        intake.open(clock)
+        metrics.watch_log("events", intake.open(clock).files)
         following[:] = [Follower(home, settings, clock, background=True)]
-        return following[0].load()
+        service = following[0].load()
+        _tell(home, following[0], metrics)
+        return service
 
     def renew() -> Service | None:
         if ready is not None:
             ready()
-        return following[0].renew()
+        follower = following[0]
+        before = follower.rollout, follower.refusals
+        service = follower.renew()
+        if (follower.rollout, follower.refusals) != before:
+            _tell(home, follower, metrics)
+        return service
 
     app = create_app(load, settings, metrics, renew, held)
     add_events(app, intake, settings, metrics)
     add_rollout(app, home, settings, metrics, lambda name: following[0].tried(name) if following else NOT_YET)
     return app
+
+
+def _tell(home: Home, follower: Follower, metrics: ServingMetrics) -> None:
+    """What metrics say of the rollout."""
+    if follower.rollout is not None:
+        ended = sent_back(rollout_store.history(home))
+        metrics.rollout(follower.rollout.number, follower.answering, len(follower.refusals), ended)
 
 
 def _check_port(settings: Settings) -> None:

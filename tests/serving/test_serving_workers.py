@@ -11,7 +11,7 @@ import httpx
 from patience import PATIENCE_S
 
 from infra.home import Home
-from serving.metrics import Counts
+from serving.counts import Counts
 from serving.metrics_share import SharedMetrics, forget
 
 PROGRAM = """
