@@ -32,6 +32,8 @@ from serving.rollout_audit import sent_back
 from serving.rollout_routes import add_rollout
 from serving.workers import Place, listening, supervise
 
+GIVE_WAY_S = 1e-3  # a thread that loads a model or ads gives way to requests this soon: Python's 5 ms are several answers
+
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -73,6 +75,8 @@ def _work(home: Home, settings: Settings, started_ns: int, place: Place) -> None
         sys.exit(1)
     finally:
         shared.close()
+
+    sys.setswitchinterval(GIVE_WAY_S)
 
 
 def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics, place: Place | None = None) -> None:

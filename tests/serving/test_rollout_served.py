@@ -50,7 +50,7 @@ def home(state: Path) -> Home:
 
 @pytest.fixture
 def server(state: Path, tmp_path: Path) -> Iterator[RealServer]:
-    with serving(state, tmp_path / "server.log", rollout_token=TOKEN, workers=2) as found:
+    with serving(state, tmp_path / "server.log", rollout_token=TOKEN, workers=2, max_wait_ms=60_000) as found:
         yield found
 
 
