@@ -31,7 +31,7 @@ from serving.assignment import Assignment
 from serving.champion import champion
 from serving.connections import within_limits
 from serving.events import ClickIntake, add_events
-from serving.front_door import front_door
+from serving.front_door import WaitingRoom, front_door
 from serving.messages import ModelAnswer, context_kinds, context_names
 from serving.metrics import ServingMetrics
 from serving.metrics_share import SharedMetrics, forget
@@ -53,7 +53,7 @@ def serve(home: Home, settings: Settings) -> None:
 
     Raises ExplainedError where the port is taken.
     """
-    _check_port(settings)
+    _check_ports(settings)
     started_ns = time.monotonic_ns()
     if settings.workers == 1:
         _answer(home, settings, started_ns, ServingMetrics())
@@ -79,7 +79,12 @@ def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMet
     app = home_app(home, settings, started_ns, metrics)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    door = within_limits(settings, front_door(app.state.rank))
+    room = WaitingRoom(app.state.rank)
+    if settings.grpc_port:
+        from serving.grpc_door import add_grpc  # gRPC's own library is loaded where somebody wants it
+
+        add_grpc(app, room, settings)
+    door = within_limits(settings, front_door(app.state.rank, room))
     config = uvicorn.Config(app, access_log=False, log_config=logs, **door)
     with listening(settings.host, settings.port) as sock:
         uvicorn.Server(config).run(sockets=[sock])
@@ -108,16 +113,21 @@ def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMe
     return app
 
 
-def _check_port(settings: Settings) -> None:
-    """Raises ExplainedError where somebody listens on the port already, before a model is loaded in vain."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ExplainedError(
-                f"{settings.host}:{settings.port} can't be used: {error.strerror}; choose another with CLICKPROOF_PORT=8010"
-            ) from error
+def _check_ports(settings: Settings) -> None:
+    """Raises ExplainedError where somebody listens on a port already, before a model is loaded in vain."""
+    if settings.grpc_port == settings.port:
+        raise ExplainedError(
+            f"REST and gRPC can't both have port {settings.port}; choose another with CLICKPROOF_GRPC_PORT=8011"
+        )
+    for port, setting in ((settings.port, "CLICKPROOF_PORT=8010"), (settings.grpc_port, "CLICKPROOF_GRPC_PORT=8011")):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))  # 0, for no port, is always free
+            except OSError as error:
+                raise ExplainedError(
+                    f"{settings.host}:{port} can't be used: {error.strerror}; choose another with {setting}"
+                ) from error
 
 
 def load_service(home: Home, settings: Settings, clock: Clock | None = None) -> Service:

@@ -13,7 +13,7 @@ from infra.settings import Settings
 from serving.connections import within_limits
 from serving.front_door import front_door
 from serving.metrics import ServingMetrics
-from serving.rank_handler import RankHandler, Reply, ServerState, Wanted
+from serving.rank_handler import REST, RankHandler, Reply, ServerState, Wanted, Wire
 
 PROGRAM = """
 import sys
@@ -42,7 +42,7 @@ class _Nothing(RankHandler):
         super().__init__(ServerState(), chosen, ServingMetrics())
         self._busy_ns = int(busy_us * 1e3)
 
-    def read(self, body: bytes) -> "Wanted | Reply":
+    def read(self, body: bytes, wire: Wire = REST) -> "Wanted | Reply":
         end = time.thread_time_ns() + self._busy_ns
         while self._busy_ns and time.thread_time_ns() < end:
             pass
