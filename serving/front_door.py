@@ -9,6 +9,7 @@ Retry-After, at a fraction of the cost of an answer.
 """
 
 import asyncio
+import os
 from collections import deque
 from functools import partial
 from time import perf_counter_ns
@@ -21,6 +22,8 @@ from serving.rank_handler import REST, RankHandler, Reply, Wanted, Wire, body_pr
 
 PATH = b"/v1/rank"
 DRAIN_S = 0.25
+LOOKS = 6  # turns of the loop in which gRPC has handed over its next call, if there is one
+AT_ONCE = 16  # calls taken between two answers: more, and refusing would leave no time for answering
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -87,10 +90,16 @@ class WaitingRoom:
         self._reading = 0  # requests that wait for a remote store
         self._read: deque[tuple[Door, Waiting, Wanted]] = deque()  # those that no longer do
         self._called = False
+        self._looks = self._taken = 0  # looks still to be had before the next answer; requests that the ones before showed
         self._full = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)._replace(shed=True)
 
-    def enter(self, door: Door, turn: Waiting) -> None:
-        """A request is whole.  To be called in the event loop, which is the same for all doors."""
+    def enter(self, door: Door, turn: Waiting, one_by_one: bool = False) -> None:
+        """A request is whole.  To be called in the event loop, which is the same for all doors.
+
+        `one_by_one` says that others may have come which the door is only given after this one: they are looked for, so that
+        they wait here, where waiting is bounded."""
+        if one_by_one:
+            self._looks, self._taken = LOOKS, self._taken + 1
         if len(self._waiting) + self._reading >= self._most:
             self._refuse(door, turn, "full")
             return
@@ -105,6 +114,12 @@ class WaitingRoom:
     def _serve(self) -> None:
         """Answer one request, or as many as are there and go into one call of the model: those that were read, then those that
         have waited longest.  Those whose time is up are refused on the way to them."""
+        if self._looks and self._taken < AT_ONCE:
+            self._looks -= 1
+            os.sched_yield()  # it is a thread that hands them over, and it may be waiting for this core
+            asyncio.get_running_loop().call_soon(self._serve)
+            return
+        self._looks = self._taken = 0
         now = perf_counter_ns()
         batch: list[tuple[Door, Waiting, Wanted]] = []
         while (self._read or self._waiting) and len(batch) < self._together:

@@ -71,7 +71,7 @@ class GrpcDoor:
     async def rank(self, body: bytes, context: Any) -> bytes:
         """See `Rank` in clickproof.proto."""
         call = Call(body, context.time_remaining())
-        self._room.enter(self, call)
+        self._room.enter(self, call, one_by_one=True)
         try:
             reply = await call.answer
         except asyncio.CancelledError:
@@ -102,8 +102,8 @@ class GrpcDoor:
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
-    """The settings' limits in gRPC's words.  What waits too long or is too much for the room is refused there, with a hint; a
-    client that has twice as many calls as that open on a connection keeps the others to itself."""
+    """The settings' limits in gRPC's words.  What is too much for the room, or waits there too long, is refused there with a
+    hint; a client with twice as many calls open on one connection keeps what is more to itself."""
     return [
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
