@@ -92,7 +92,6 @@ class Settings(BaseSettings):
         "",
         description="Names that servers may be asked by, with commas, besides IP addresses, localhost and the host; * for any.",
     )
-    experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
     canary_grace_s: float = Field(
         300.0, gt=0, description="Seconds after which a canary without requests or latencies is rolled back."
     )

@@ -71,9 +71,12 @@ def both_doors(load: Callable[[], Service], **chosen: Any) -> Iterator[Doors]:
     app = create_app(load, settings)
     room = WaitingRoom(app.state.rank)
     add_grpc(app, room, settings)
-    with running(app, room) as port, calling(settings.grpc_port) as ranking:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as rest:
-            yield Doors(rest, ranking, app.state.rank)
+    with (
+        running(app, room) as port,
+        calling(settings.grpc_port) as ranking,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as rest,
+    ):
+        yield Doors(rest, ranking, app.state.rank)
 
 
 def free_port() -> int:

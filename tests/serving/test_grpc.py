@@ -104,12 +104,16 @@ def test_a_trained_champion_answers_the_same_at_both_doors(market_state, tmp_pat
             context = {"device": "mobile", "page_topic": int(rng.integers(5))}
             asked = message(request_id, user_id=user, candidates=ads, slots=4, context=context)
             body = {"user_id": user, "candidates": ads, "slots": 4, "context": context, "request_id": request_id}
-            assert as_json(ranking.rank(asked)) == json.loads(server.rank(body).body)
+            there, here = as_json(ranking.rank(asked)), json.loads(server.rank(body).body)
+            of_ads = [[(ad.pop("p"), ad.pop("s")) for ad in answer["ads"]] for answer in (there, here)]
+            np.testing.assert_allclose(*of_ads, rtol=1e-4)  # time has passed between the two: the user's last click is older
+            assert there == here
     home = Settings(home=market_state, size="tiny").base()
     found = [record for path in segments(home) for record, _ in read(path) if record.request_id >= 2**40]
     assert len(found) == 80
-    by_id = {one.request_id: [other for other in found if other.request_id == one.request_id] for one in found}
-    assert all(one.s == other.s and one.shown == other.shown and one.numbers == other.numbers for one, other in by_id.values())
+    for one, other in zip(found[::2], found[1::2], strict=True):
+        same = ("request_id", "user_id", "policy", "randomised", "arm", "artefact", "encoder", "ad_id", "shown", "propensity")
+        assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
 
 
 def test_an_id_is_made_where_none_is_given_and_logged_before_the_answer(doors, home):
@@ -177,11 +181,9 @@ def test_what_is_no_message_is_refused(doors, body):
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200) | st.builds(bytes, st.lists(st.sampled_from(range(64)), max_size=40)))
 def test_whatever_is_sent_the_caller_is_to_blame_or_answered(doors, body):
-    try:
-        doors.grpc.send(body)
-    except grpc.RpcError as error:
-        assert error.code() == Code.INVALID_ARGUMENT  # noqa: PT017 - most bodies are wrong, some are right
-        assert len(error.details()) < 1000
+    call = doors.grpc.channel.unary_unary(RANK).future(body)
+    assert call.code() in (Code.INVALID_ARGUMENT, Code.OK)
+    assert len(call.details()) < 1000
 
 
 def test_huge_lists_are_refused_before_they_are_read(doors):
@@ -236,12 +238,15 @@ def test_before_a_model_is_loaded_calls_and_health_say_so(home):
 
 @dataclass(frozen=True)
 class SlowArtefact(TinyArtefact):
-    """Scores when a test lets it, by default after 20 ms."""
+    """Scores when its gate is opened, or after so many seconds."""
 
+    seconds: float = 0.02
+    began: threading.Event = field(default_factory=threading.Event)
     gate: threading.Event = field(default_factory=threading.Event)
 
     def score(self, columns):
-        self.gate.wait(0.02)
+        self.began.set()
+        self.gate.wait(self.seconds)
         return super().score(columns)
 
 
@@ -258,7 +263,8 @@ def outcome(call: grpc.Call) -> tuple[Code, bool]:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "why"), [({"max_waiting": 3, "max_wait_ms": 60_000}, "full"), ({"max_waiting": 1000, "max_wait_ms": 50}, "late")]
+    ("chosen", "why"),
+    [({"max_waiting": 24, "max_wait_ms": 60_000}, "full"), ({"max_waiting": 1000, "max_wait_ms": 50}, "late")],
 )
 def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, chosen, why):
     with both_doors(lambda: slow(home, SlowArtefact()), **chosen) as doors, ThreadPoolExecutor(8) as pool:
@@ -271,16 +277,17 @@ def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_an
         said = doors.rest.get("/metrics").text
         assert f'clickproof_shed_total{{why="{why}"}} {refused}.0' in said
         answered = [call.result().request_id for call in calls if call.code() == Code.OK]
+    assert 0 < len(answered) == len(set(answered))
     assert set(answered) <= set(logged(home))
 
 
 def test_a_request_whose_deadline_is_over_is_not_scored(home):
     """The server is busy with the first until the second's caller has given up; then it goes on with the third."""
-    artefact = SlowArtefact(gate=threading.Event())
-    object.__setattr__(artefact, "score", lambda columns: (artefact.gate.wait(60), TinyArtefact.score(artefact, columns))[1])
+    artefact = SlowArtefact(seconds=60)
     with both_doors(lambda: slow(home, artefact), max_wait_ms=60_000) as doors:
         ready(doors)
         first = doors.grpc.rank.future(message(1))
+        assert artefact.began.wait(60)
         second = doors.grpc.rank.future(message(2), timeout=0.5)
         assert second.code() == Code.DEADLINE_EXCEEDED
         artefact.gate.set()
@@ -292,7 +299,7 @@ def test_a_request_whose_deadline_is_over_is_not_scored(home):
 @pytest.mark.parametrize(("gives_up", "status"), [(lambda call: call.code(), 504), (lambda call: call.cancel(), 499)])
 def test_a_call_that_nobody_waits_for_is_counted_and_leaves_the_room(home, monkeypatch, gives_up, status):
     came, enter = [], WaitingRoom.enter
-    monkeypatch.setattr(WaitingRoom, "enter", lambda room, door, turn: came.append(turn))
+    monkeypatch.setattr(WaitingRoom, "enter", lambda room, door, turn, **_: came.append(turn))
     with both_doors(lambda: service(home)) as doors:
         ready(doors)
         call = doors.grpc.rank.future(message(1), timeout=0.3 if status == 504 else 60)
@@ -311,7 +318,9 @@ def test_a_call_that_nobody_waits_for_is_counted_and_leaves_the_room(home, monke
 
 def test_stopping_answers_those_who_wait(home, monkeypatch):
     came, enter = [], WaitingRoom.enter
-    monkeypatch.setattr(WaitingRoom, "enter", lambda room, door, turn: (came.append(turn), enter(room, door, turn)))
+    monkeypatch.setattr(
+        WaitingRoom, "enter", lambda room, door, turn, **how: (came.append(turn), enter(room, door, turn, **how))
+    )
     with ExitStack() as outliving:
         with both_doors(lambda: slow(home, SlowArtefact()), max_wait_ms=60_000) as doors:
             caller = outliving.enter_context(calling(ready(doors).handler.settings.grpc_port))
@@ -330,21 +339,18 @@ def test_stopping_answers_those_who_wait(home, monkeypatch):
 def test_several_workers_share_both_ports(market_state, tmp_path):
     port = free_port()
     home = Settings(home=market_state, size="tiny").base()
-    before = {path for path in segments(home)}
+    before = set(segments(home))
     with serving(market_state, tmp_path / "log", grpc_port=port, workers=2):
         asked = 0
         while True:
             with calling(port) as ranking:
-                try:
-                    ranking.rank(message(2**41 + asked, candidates=[1, 2], slots=1))
-                    asked += 1
-                except grpc.RpcError as error:
-                    assert error.code() == Code.UNAVAILABLE  # noqa: PT017 - a worker that still loads
-                    continue
+                call = ranking.rank.future(message(2**41 + asked, candidates=[1, 2], slots=1))
+                assert call.code() in (Code.OK, Code.UNAVAILABLE)  # the other worker may still be loading
+                asked += 1
             new = [path for path in segments(home) if path not in before]
-            if sum(any(True for _ in read(path)) for path in new) == 2:
+            if sum(any(True for _ in read(path)) for path in new) == 2:  # both have answered
                 break
-            assert asked < 500, "one worker gets all connections"
+            assert asked < 2000, "one worker gets all connections"
 
 
 def test_a_port_that_cannot_be_had_says_which_setting(home):

@@ -1,4 +1,4 @@
-"""clickproof.proto: the checked-in code is what protoc makes of it, it says what every field means, and means what REST means."""
+"""clickproof.proto: the code beside it is what protoc makes of it, it says what each field means, and means what REST means."""
 
 import subprocess
 import sys
