@@ -22,7 +22,7 @@ from serving.rank_handler import REST, RankHandler, Reply, Wanted, Wire, body_pr
 
 PATH = b"/v1/rank"
 DRAIN_S = 0.25
-LOOKS = 6  # turns of the loop in which gRPC has handed over its next call, if there is one
+LOOKS = 5  # turns of the loop in which gRPC has handed over its next call, if there is one
 AT_ONCE = 16  # calls taken between two answers: more, and refusing would leave no time for answering
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
