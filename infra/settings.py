@@ -79,6 +79,10 @@ class Settings(BaseSettings):
         _NOTHING,
         description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
     )
+    rollout_token: Token = Field(
+        _NOTHING,
+        description="Token that /v1/rollout needs, as `Authorization: Bearer TOKEN`; empty: it takes no requests.",
+    )
     max_head_bytes: int = Field(
         16_384, ge=1024, description="Largest request line with headers in bytes; larger is answered with 431."
     )
@@ -131,6 +135,13 @@ def use(chosen: Settings) -> None:
 def secret_names() -> tuple[str, ...]:
     """The settings that nobody may read: tokens, and URLs that may hold a password."""
     return tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+
+
+def revealed(chosen: Settings) -> dict[str, str]:
+    """What makes the same settings again, secrets and all: for the pipe to a process of one's own, and nowhere else."""
+    values = {name: getattr(chosen, name) for name in Settings.model_fields}
+    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in values.items()}
+    return {name: str(value) for name, value in plain.items() if value is not None}
 
 
 def settings() -> Settings:

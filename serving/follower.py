@@ -32,6 +32,7 @@ from serving.rollout import Rollout, Router, plan, without
 from serving.scorer import RankRequest, Scorer, candidate_rows, fetch
 
 WARM_UP_ROWS = 20
+NOT_YET = ("this server has loaded no champion yet that it could be compared with; try again shortly",)
 
 _log = logging.getLogger("clickproof.serving")
 
@@ -110,6 +111,13 @@ class Follower:
                 self.refusals = (refusal,)
                 return None
         return self._serving(scorer, *self._admitted(rollout, self._models[rollout.champion].artefact, scorer.source))
+
+    def tried(self, name: str) -> tuple[str, ...]:
+        """Why a model may not get traffic; nothing where it may.  Changes nothing, and may be called from any thread."""
+        if self._now is None or self.rollout is None:
+            return NOT_YET
+        champion = self._models[self.rollout.champion].artefact
+        return examine(self._home.artefacts, name, self._probe(champion, self._now.scorer.source)).reasons
 
     def _serving(self, scorer: Scorer, served: Rollout, refusals: tuple[Refusal, ...]) -> Service:
         """A scorer with all models of the document in their places."""
