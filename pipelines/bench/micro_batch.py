@@ -14,23 +14,31 @@ from pipelines.bench.contest import SLOW_S, Cell, Contestant, side_by_side
 from pipelines.bench.processes import SERVE, server
 from pipelines.console import say
 
-BATCHES = (1, 2, 4, 8, 16)
-CONNECTIONS = (1, 4, 16, 64)
 SECONDS = 1  # a round
 MARGIN = 0.05  # of the processor time: less than that is not worth a setting
 
 
-def curve(work: Home, bodies: Mapping[int, Sequence[bytes]], n: int, rounds: int, on: set[int]) -> dict[str, Any]:
-    """{candidates, cells: {connections: {setting: figures}}, pays: {connections: what pays there, or null}} at n candidates."""
-    say(f"micro-batches of {', '.join(map(str, BATCHES))}")
+def curve(
+    work: Home,
+    bodies: Mapping[int, Sequence[bytes]],
+    n: int,
+    loads: Mapping[str, Sequence[int]],
+    rounds: int,
+    on: set[int],
+) -> dict[str, Any]:
+    """{candidates, cells: {connections: {setting: figures}}, pays: {connections: what pays there, or null}} at n candidates.
+
+    For the settings `loads["micro_batch"]`, of which 1 is one, and the numbers of connections `loads["connections"]`."""
+    batches, several = loads["micro_batch"], loads["connections"]
+    say(f"micro-batches of {', '.join(map(str, batches))}")
     with ExitStack() as running:
         contestants = []
-        for batch in BATCHES:
+        for batch in batches:
             settings = {"micro_batch": batch, "max_wait_ms": SLOW_S * 1e3}
             one = running.enter_context(server(SERVE, work.root, json.dumps(settings), on=on))
             contestants.append(Contestant(str(batch), one, bodies))
-        cells = side_by_side(contestants, [(n, connections) for connections in CONNECTIONS], rounds, SECONDS)
-    by_connections = {c: {batch: cells[str(batch)][n, c] for batch in BATCHES} for c in CONNECTIONS}
+        cells = side_by_side(contestants, [(n, connections) for connections in several], rounds, SECONDS)
+    by_connections = {c: {batch: cells[str(batch)][n, c] for batch in batches} for c in several}
     return {
         "candidates": n,
         "cells": {str(c): {str(batch): cell.figures() for batch, cell in row.items()} for c, row in by_connections.items()},

@@ -12,9 +12,9 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
 from models.boosted_trees import BoostedTrees
-from pipelines.bench import cpu_clock, fixed_model, knee, stages
+from pipelines.bench import cpu_clock, doors, fixed_model, knee, micro_batch, stages
 from pipelines.bench.boxes import boxes
 from pipelines.bench.closed_loop import have_wrk
 from pipelines.bench.contest import SLOW_S, Cell, Contestant, side_by_side
@@ -77,6 +77,9 @@ class Plan:
     probe_s: float = 4.0  # one rate on the way to the knee
     look_s: float = 6.0  # half the knee, the knee, three times the knee, each LOOKS times
     bodies: int = 30_000
+    batches: Mapping[str, Sequence[int]] = field(
+        default_factory=lambda: {"micro_batch": (1, 2, 4, 8, 16), "connections": (1, 4, 16, 64)}
+    )
     ready: int = 128  # requests whose features are looked up beforehand, for the raw model and MLflow
 
     @property
@@ -128,6 +131,8 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
             knees = knees_of(work, asked, plan, clients["asyncio"]["rps"] / 2, server_cores)
             budgets = stage_budgets(work, asked, plan, server_cores)
             workers = by_workers(work, asked, plan, server_cores | client_cores)
+            rest_and_grpc = doors.compare(work, asked.bodies, plan.loads, plan.rounds, server_cores)
+            batches = micro_batch.curve(work, asked.bodies, plan.candidates[0], plan.batches, plan.rounds, server_cores)
     finally:
         branch.drop(work)
     rank = by_load(cells[OURS])
@@ -140,6 +145,8 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
         "peers": {name: by_load(of_one) for name, of_one in cells.items() if name != OURS},
         "knee": knees,
         "workers": workers,
+        "grpc": rest_and_grpc,
+        "micro_batch": batches,
         "clients": clients,
         "boxes": {str(n): boxes(cells[OURS][n, plan.connections[-1]].cpu_us) for n in plan.candidates},
         "users": {"count": asked.users, "zipf": ZIPF, "cache_hit_rate": hit_rate(cells[OURS])},

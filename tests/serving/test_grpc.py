@@ -1,16 +1,19 @@
 """The gRPC door: what it answers is what REST answers, what is wrong has its status, and it keeps the server's promises."""
 
 import json
+import re
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from grpc_client import CHECK, RANK, both_doors, calling, free_port, message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -114,6 +117,18 @@ def test_a_trained_champion_answers_the_same_at_both_doors(market_state, tmp_pat
     for one, other in zip(found[::2], found[1::2], strict=True):
         same = ("request_id", "user_id", "policy", "randomised", "arm", "artefact", "encoder", "ad_id", "shown", "propensity")
         assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
+
+
+def test_what_the_docs_say_works(doors, capsys):
+    """The Python of docs/serving.md, and the body that it has for grpcurl, against this server."""
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    program = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    patient = program.replace("127.0.0.1:8001", f"127.0.0.1:{doors.handler.settings.grpc_port}").replace("0.2)", "60)")
+    assert patient.count("timeout=60)") == 1
+    exec(patient, {})
+    assert capsys.readouterr().out.count("(") == 3
+    body = re.search(r"grpcurl .* -d '(.*?)' 127.0.0.1:8001 clickproof.v1.Ranking/Rank", page, re.DOTALL)[1]
+    assert len(doors.grpc.rank(json_format.Parse(body, pb.RankRequest())).ads) == 3
 
 
 def test_an_id_is_made_where_none_is_given_and_logged_before_the_answer(doors, home):
