@@ -111,6 +111,11 @@ def test_a_trained_champion_answers_the_same_at_both_doors(market_state, tmp_pat
             of_ads = [[(ad.pop("p"), ad.pop("s")) for ad in answer["ads"]] for answer in (there, here)]
             np.testing.assert_allclose(*of_ads, rtol=1e-4)  # time has passed between the two: the user's last click is older
             assert there == here
+        assert ranking.refused(b"", compression=grpc.Compression.Gzip).code() == Code.UNIMPLEMENTED
+        assert ranking.refused(b"\xff").code() == Code.INVALID_ARGUMENT
+    said = (tmp_path / "log").read_text()
+    assert "gRPC: clickproof.v1.Ranking on 127.0.0.1 port" in said
+    assert ".cc:" not in said  # gRPC's core, of what callers did
     home = Settings(home=market_state, size="tiny").base()
     found = [record for path in segments(home) for record, _ in read(path) if record.request_id >= 2**40]
     assert len(found) == 80
