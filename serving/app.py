@@ -209,7 +209,7 @@ async def read_body(request: Request, limit: int) -> bytes | Reply:
 def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
     """A reply as FastAPI sends it."""
     more = {} if reply.retry_after_s is None else {"Retry-After": str(reply.retry_after_s)}
-    return Response(reply.content, reply.status, media_type=JSON, headers={**(headers or {}), **more})
+    return Response(reply.json, reply.status, media_type=JSON, headers={**(headers or {}), **more})
 
 
 def _content(schema: str) -> dict[str, Any]:
