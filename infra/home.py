@@ -73,6 +73,11 @@ class Home:
         return self.root / "log"
 
     @property
+    def shadows(self) -> Path:
+        """What shadows scored: append-only segments, later ingested into the lake."""
+        return self.root / "shadows"
+
+    @property
     def run(self) -> Path:
         """What a running server keeps for its workers: nothing that anybody needs after it."""
         return self.root / "run"

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
         _NOTHING,
         description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
     )
+    rollout_token: Token = Field(
+        _NOTHING,
+        description="Token that /v1/rollout needs, as `Authorization: Bearer TOKEN`; empty: it takes no requests.",
+    )
     max_head_bytes: int = Field(
         16_384, ge=1024, description="Largest request line with headers in bytes; larger is answered with 431."
     )
@@ -91,7 +95,6 @@ class Settings(BaseSettings):
         "",
         description="Names that servers may be asked by, with commas, besides IP addresses, localhost and the host; * for any.",
     )
-    experiment_salt: str = Field("base", description="Salt of the sticky hash that assigns users to experiment arms.")
     canary_grace_s: float = Field(
         300.0, gt=0, description="Seconds after which a canary without requests or latencies is rolled back."
     )
@@ -131,6 +134,13 @@ def use(chosen: Settings) -> None:
 def secret_names() -> tuple[str, ...]:
     """The settings that nobody may read: tokens, and URLs that may hold a password."""
     return tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+
+
+def revealed(chosen: Settings) -> dict[str, str]:
+    """What makes the same settings again, secrets and all: for the pipe to a process of one's own, and nowhere else."""
+    values = {name: getattr(chosen, name) for name in Settings.model_fields}
+    plain = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in values.items()}
+    return {name: str(value) for name, value in plain.items() if value is not None}
 
 
 def settings() -> Settings:

@@ -53,10 +53,10 @@ def materialize(chosen: Settings, as_json: AsJson = False) -> None:
 @app.command()
 @with_settings
 def serve(chosen: Settings) -> None:
-    """Answer POST /v1/rank with the champion."""
-    from serving.serve import serve as run
+    """Answer POST /v1/rank as the rollout says: champion, canary, arms of a test."""
+    from pipelines.guarded import serve as run
 
-    run(chosen.base(), chosen)
+    run(chosen)
 
 
 app.add_typer(rollout_app, name="rollout")

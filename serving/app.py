@@ -26,13 +26,21 @@ from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
 RETRY_S = 2.0  # between attempts to load a model
+RENEW_S = 0.1  # between looks whether another is wanted
 _log = logging.getLogger("clickproof.serving")
 
 
-def create_app(load: Callable[[], Service], settings: Settings, metrics: ServingMetrics | None = None) -> FastAPI:
+def create_app(
+    load: Callable[[], Service],
+    settings: Settings,
+    metrics: ServingMetrics | None = None,
+    renew: Callable[[], Service | None] | None = None,
+) -> FastAPI:
     """The endpoint.  `load` runs in a thread when the server starts; until it is done /readyz and /v1/rank answer 503.
 
-    Where `load` raises, /readyz goes on answering 503 with the reason.  `metrics` is for who wants to keep single timings.
+    Where `load` raises, /readyz goes on answering 503 with the reason.  `renew` is called in a thread every RENEW_S from
+    then on; what it returns takes the service's place between two requests, None changes nothing.  `metrics` is for who wants
+    to keep single timings.
     `app.state.rank` is the handler that `serving.front_door` shares.
     """
     state, metrics = ServerState(), metrics or ServingMetrics()
@@ -41,7 +49,7 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
-        loading = asyncio.create_task(_load(load, handler, stopping))
+        loading = asyncio.create_task(_load(load, renew, handler, stopping))
         yield
         stopping.set()
         await loading  # a thread can't be cancelled; its log must be closed too
@@ -128,32 +136,45 @@ def create_app(load: Callable[[], Service], settings: Settings, metrics: Serving
     return app
 
 
-async def _load(load: Callable[[], Service], handler: RankHandler, stopping: asyncio.Event) -> None:
-    """Load in a thread, so that /healthz answers meanwhile.  A failure is kept for /readyz rather than ending the process, and
-    tried again: a registry, a store or a disk comes back, and a first model may still be in training."""
-    state = handler.state
+async def _load(
+    load: Callable[[], Service], renew: Callable[[], Service | None] | None, handler: RankHandler, stopping: asyncio.Event
+) -> None:
+    """Load in a thread, so that /healthz answers meanwhile, and load again what takes its place.
+
+    A failure is kept for /readyz rather than ending the process, and tried again: a registry, a store or a disk comes back, and
+    a first model may still be in training.  A failure to renew leaves the service as it is."""
+    state, pause, said = handler.state, RETRY_S, ""
+    attempt: Callable[[], Service | None] = load
     while not stopping.is_set():
         try:
-            service = await asyncio.to_thread(load)
-        except ExplainedError as error:
-            if state.failure != redacted(str(error)):
-                _log.error("no model could be loaded: %s", error)
-            state.failure = redacted(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, /readyz says it
-            failure = redacted(f"{type(error).__name__}: {error}")
-            if state.failure != failure:
-                _log.exception("no model could be loaded")
-            state.failure = failure
+            service = await asyncio.to_thread(attempt)
+        except Exception as error:  # noqa: BLE001 - whatever it is, /readyz or the log says it
+            expected = isinstance(error, ExplainedError)
+            failure = redacted(str(error) if expected else f"{type(error).__name__}: {error}")
+            if failure != said:
+                _log.error("no model could be loaded: %s", failure, exc_info=not expected)
+            said = failure
+            state.failure = failure if state.service is None else None
         else:
-            about = service.description
-            handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
-            if isinstance(service.scorer.source, OnlineSource):
-                handler.metrics.watch(service.scorer.source.users.counts)
-                service.scorer.source.read_ahead(handler.settings.store_timeout_ms / 1e3)
-            state.service, state.failure = service, None
-            return
+            said = ""
+            if service is not None:
+                _put(service, handler)
+            if renew is None:
+                return
+            attempt, pause = renew, RENEW_S
         with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), RETRY_S)
+            await asyncio.wait_for(stopping.wait(), pause)
+
+
+def _put(service: Service, handler: RankHandler) -> None:
+    """From now on this is what answers: one assignment between two requests."""
+    state, about = handler.state, service.description
+    handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
+    source = service.scorer.source
+    if isinstance(source, OnlineSource) and (state.service is None or state.service.scorer.source is not source):
+        handler.metrics.watch(source.users.counts)
+        source.read_ahead(handler.settings.store_timeout_ms / 1e3)
+    state.service, state.failure = service, None
 
 
 async def read_body(request: Request, limit: int) -> bytes | Reply:

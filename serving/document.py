@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from features.catalogue import Kind
 from serving.event_messages import Receipt, SentClicks
 from serving.messages import ErrorAnswer, ModelAnswer, RankAnswer, RankBody, Whole, Word
+from serving.rollout_messages import AnyChange, RolloutAnswer
 
 SCHEMAS = "#/components/schemas/"
 _EVERY_ROUTE = (
@@ -24,7 +25,8 @@ def describe(app: FastAPI, max_candidates: int, context: Mapping[str, Kind] | No
     """The document; `context` is what a request's context may hold, None while no model is loaded that says so."""
     document = get_openapi(title=app.title, version=app.version, description=app.description + _EVERY_ROUTE, routes=app.routes)
     _, schemas = msgspec.json.schema_components(
-        [RankBody, RankAnswer, ModelAnswer, ErrorAnswer, SentClicks, Receipt], ref_template=SCHEMAS + "{name}"
+        [RankBody, RankAnswer, ModelAnswer, ErrorAnswer, SentClicks, Receipt, RolloutAnswer, *AnyChange.__args__],
+        ref_template=SCHEMAS + "{name}",
     )
     body = schemas["RankBody"]["properties"]
     body["candidates"] = _either_all_or_none_has_a_bid(body["candidates"], max_candidates)

@@ -93,6 +93,9 @@ class ModelAnswer(msgspec.Struct):
     policy: str
     arms: dict[str, float]
     engine: Annotated[str, msgspec.Meta(description="What computes the model at which batch size, and why.")]
+    rollout: Annotated[int, msgspec.Meta(description="Number of the rollout document that is followed.")] = 0
+    others: Annotated[dict[str, str], msgspec.Meta(description="Arms that another model than the champion answers.")] = {}
+    shadows: Annotated[list[str], msgspec.Meta(description="Models that score without answering.")] = []
 
 
 class Problem(msgspec.Struct):

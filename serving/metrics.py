@@ -21,7 +21,7 @@ from serving.scorer import STAGES, Answer
 _BUCKETS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
 _BUCKETS_NS = tuple(int(seconds * 1e9) for seconds in _BUCKETS)
 _NAMES = (*map(str, _BUCKETS), "+Inf")
-ROUTES = ("rank", "events", "other")
+ROUTES = ("rank", "events", "rollout", "other")
 SHED = ("full", "late")  # why a request was refused under overload
 STEPS = ("stale features", "priors", "popularity")  # see features.batch.Degraded
 PLAIN = {

@@ -44,7 +44,7 @@ class Record(msgspec.Struct, kw_only=True):
     """One request with n candidates, of which k were shown and m have their feature values logged.
 
     Fields are the columns of `features.schemas.PREDICTIONS`.  `logged` holds the indexes of the m candidates: the shown ones in
-    slot order, then a hashed 1% of the rest.
+    slot order, then a hashed 1% of the rest; behind these `sampled` ones, while there is a shadow, all others for it to score.
     """
 
     request_id: int
@@ -55,6 +55,7 @@ class Record(msgspec.Struct, kw_only=True):
     arm: str
     artefact: str
     encoder: str
+    took_us: int  # from the request, read, to this record
     ad_id: Column  # int64 [n]
     s: Column  # float32 [n]
     bid: Column | None  # float32 [n]
@@ -63,6 +64,7 @@ class Record(msgspec.Struct, kw_only=True):
     p: Column  # float32 [k] at the slot given
     propensity: Column  # float32 [k]
     logged: Column  # int64 [m]
+    sampled: int  # how many of these go into the lake
     numbers: Matrix  # float32 features [m, d]
     whole: Matrix  # int64 features [m, e]
     others: dict[str, Column]  # strings and sequences: feature -> [m] or [m, length]
@@ -92,7 +94,7 @@ def names_of(block: Matrix) -> tuple[str, ...]:
 
 def features_of(record: Record) -> dict[str, npt.NDArray[Any]]:
     """A record's logged feature values by name, [m] or [m, length], read-only."""
-    found = {name: unpack(column) for name, column in record.others.items()}
+    found: dict[str, npt.NDArray[Any]] = {name: unpack(column) for name, column in record.others.items()}
     for block in (record.whole, record.numbers):
         found |= zip(names_of(block), unpack(block.values).T, strict=True)
     return found

@@ -36,7 +36,8 @@ def _layout(record: Record) -> tuple[tuple[str, ...], ...]:
 
 def _rows(records: Sequence[Record]) -> pa.Table:
     """`to_table` of records that have the same features and views."""
-    s, shown, logged = ([unpack(getattr(r, name)) for r in records] for name in ("s", "shown", "logged"))
+    s, shown = ([unpack(getattr(r, name)) for r in records] for name in ("s", "shown"))
+    logged = [unpack(r.logged)[: r.sampled] for r in records]
     counts = np.array([len(of_request) for of_request in s])
     first = np.cumsum(counts) - counts  # row of each request's first candidate
     n = int(counts.sum())
@@ -79,11 +80,13 @@ def _rows(records: Sequence[Record]) -> pa.Table:
     for name in ("policy", "arm", "artefact", "encoder"):
         columns[name] = pa.array(of_request([getattr(r, name) for r in records]))
     table = pa.Table.from_arrays([columns[name] for name in PREDICTIONS.names], schema=PREDICTIONS)
-    features: dict[str, Any] = {**_columns([r.whole for r in records]), **_columns([r.numbers for r in records])}
-    features |= {name: _arrow(np.concatenate([unpack(r.others[name]) for r in records])) for name in records[0].others}
+    features: dict[str, Any] = {**_columns(records, "whole"), **_columns(records, "numbers")}
+    features |= {
+        name: _arrow(np.concatenate([unpack(r.others[name])[: r.sampled] for r in records])) for name in records[0].others
+    }
     for name, values in features.items():
         table = table.append_column(f"f_{name}", values.take(logged_place))
-    snapshots, ages = _columns([r.snapshots for r in records]), _columns([r.ages for r in records])
+    snapshots, ages = _columns(records, "snapshots"), _columns(records, "ages")
     for view in VIEWS:
         there = view.name in snapshots
         snapshot = snapshots[view.name].take(logged_place) if there else pa.nulls(n, pa.int64())
@@ -100,10 +103,11 @@ def _places(n: int, rows: Array) -> pa.Array:
     return pa.array(place, mask=place < 0)
 
 
-def _columns(blocks: Sequence[Matrix]) -> dict[str, pa.Array]:
-    """The columns of matrices with the same names, one behind the other."""
-    values = np.concatenate([unpack(block.values) for block in blocks])
-    return {name: pa.array(np.ascontiguousarray(values[:, at])) for at, name in enumerate(names_of(blocks[0]))}
+def _columns(records: Sequence[Record], block: str) -> dict[str, pa.Array]:
+    """The columns of a matrix with the same names in all records, one behind the other: of the sampled candidates."""
+    matrices: list[Matrix] = [getattr(record, block) for record in records]
+    values = np.concatenate([unpack(m.values)[: r.sampled] for m, r in zip(matrices, records, strict=True)])
+    return {name: pa.array(np.ascontiguousarray(values[:, at])) for at, name in enumerate(names_of(matrices[0]))}
 
 
 def _arrow(values: Array) -> pa.Array:

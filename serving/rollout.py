@@ -6,7 +6,7 @@ endpoint routes by it.  Refusals are `RolloutError` and say what to do.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -213,12 +213,26 @@ def end_experiment(rollout: Rollout) -> Rollout:
     return replace(rollout, experiment=A_A)
 
 
+def without(rollout: Rollout, artefacts: Collection[str]) -> Rollout:
+    """The document as if these had never been given traffic.  Raises RolloutError where the champion is among them."""
+    if rollout.champion in artefacts:
+        raise RolloutError(f"{rollout.champion} is the champion; there must be one")
+    canary = None if rollout.canary and rollout.canary.artefact in artefacts else rollout.canary
+    experiment = A_A if set(rollout.experiment.artefacts) & set(artefacts) else rollout.experiment
+    return replace(rollout, canary=canary, experiment=experiment, shadows=_without(rollout.shadows, *artefacts))
+
+
 def plan(rollout: Rollout) -> Mapping[str, float]:
     """Arm -> planned share of the known users, adding up to 1: for monitors."""
-    total = sum(arm.weight for arm in rollout.experiment.arms)
     taken = rollout.canary.share if rollout.canary else 0.0
-    shares = {arm.name: (1 - taken) * arm.weight / total for arm in rollout.experiment.arms}
-    return shares | ({CANARY: taken} if rollout.canary else {})
+    planned = {arm: (1 - taken) * share for arm, share in shares(rollout.experiment).items()}
+    return planned | ({CANARY: taken} if rollout.canary else {})
+
+
+def shares(experiment: Experiment) -> dict[str, float]:
+    """Arm -> planned share of the experiment's users, adding up to 1."""
+    total = sum(arm.weight for arm in experiment.arms)
+    return {arm.name: arm.weight / total for arm in experiment.arms}
 
 
 def changes(before: Rollout | None, after: Rollout) -> tuple[str, ...]:
@@ -242,27 +256,33 @@ def arms_text(experiment: Experiment) -> str:
     return ", ".join(f"{arm.name} {arm.weight:g} {arm.artefact or 'champion'}" for arm in experiment.arms)
 
 
-class Router:
-    """One document made ready for the path of every request."""
+def assignment(experiment: Experiment) -> Assignment:
+    """Who is in which arm."""
+    arms = experiment.arms
+    return Assignment(experiment.salt, tuple(arm.name for arm in arms), tuple(arm.weight for arm in arms))
 
-    __slots__ = ("_artefact", "_assignment", "_canary", "_salt_id", "_share", "rollout")
+
+class Router:
+    """One document made ready for the path of every request: `serving.scorer.Arms`."""
+
+    __slots__ = ("_assignment", "_salt_id", "_share", "artefacts", "rollout")
 
     def __init__(self, rollout: Rollout) -> None:
         experiment, canary = rollout.experiment, rollout.canary
         self.rollout = rollout
-        names, weights = tuple(arm.name for arm in experiment.arms), tuple(arm.weight for arm in experiment.arms)
-        self._assignment = Assignment(experiment.salt, names, weights)
-        self._artefact = {arm.name: (arm.name, arm.artefact or rollout.champion) for arm in experiment.arms}
+        self.artefacts = {arm.name: arm.artefact or rollout.champion for arm in experiment.arms}  # arm -> who answers it
+        if canary:
+            self.artefacts[CANARY] = canary.artefact
+        self._assignment = assignment(experiment)
         self._share = canary.share if canary else 0.0
-        self._canary = (CANARY, canary.artefact) if canary else ("", "")
         # A salt of the artefact's own: the next canary is not tried on the same people again.
         self._salt_id = text_id(f"canary {canary.artefact}") if canary else 0
 
-    def route(self, user_id: int, request_id: int) -> tuple[str, str]:
-        """(arm, artefact) of a request: the same for a user whatever the request; someone unknown (-1) by request."""
+    def arm(self, user_id: int, request_id: int) -> str:
+        """The arm of a request: the same for a user whatever the request; of someone unknown (-1) by request."""
         if self._share and luck(self._salt_id, user_id, request_id) < self._share:
-            return self._canary
-        return self._artefact[self._assignment.arm(user_id, request_id)]
+            return CANARY
+        return self._assignment.arm(user_id, request_id)
 
 
 def _crowned(rollout: Rollout, artefact: str) -> Rollout:

@@ -1,9 +1,10 @@
 """The one path: request -> features -> encode -> model -> calibrate -> policy -> slate -> prediction log.
 
 REST (`serving.app`) and in-process callers use `Scorer.rank`; the batch scorer (`serving.batch`) uses `score_rows`, the same
-features and model without a slate.  A `Scorer` holds no state besides what it was given.
+features and model without a slate.  A `Scorer` holds no state besides what it was given; another model is another `Scorer`.
 """
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,6 @@ from features.ids import derived_id_one, mix_one, text_id
 from features.online import OnlineSource
 from infra.clock import Clock
 from models.artefact import Artefact
-from serving.assignment import Assignment
 from serving.fallback import NAME as POPULARITY
 from serving.fallback import popularity
 from serving.policy import Policy, Slate
@@ -62,6 +62,14 @@ class ScoringArtefact(Protocol):
 
     def probability(self, s: F32, slot: npt.NDArray[np.integer]) -> npt.NDArray[np.floating]:
         """p [n]: click probability at each row's slot, sigmoid(s + b(slot))."""
+        ...
+
+
+class Arms(Protocol):
+    """Who gets which arm: an experiment (`serving.assignment.Assignment`), or a whole rollout (`serving.rollout.Router`)."""
+
+    def arm(self, user_id: int, request_id: int) -> str:
+        """The arm of a user; of someone unknown (user_id -1), of the request."""
         ...
 
 
@@ -103,13 +111,24 @@ class Answer(NamedTuple):
     stage_ns: tuple[int, ...]  # how long each of STAGES took
 
 
+class _Model(NamedTuple):
+    """A model version with its hashes, computed once: an artefact does not change."""
+
+    artefact: ScoringArtefact
+    hash: str
+    encoder: str
+
+
 class _Begun(NamedTuple):
-    """A request with its features."""
+    """A request with its arm, the arm's model and its features."""
 
     request: RankRequest
     request_id: int
     time_us: int
+    arm: str
+    model: _Model
     batch: FeatureBatch
+    started_ns: int
     fetch_ns: int
 
 
@@ -124,29 +143,43 @@ class _Scored(NamedTuple):
 
 
 class Scorer:
-    """FeatureSource + artefact + policy + assignment + prediction log."""
+    """FeatureSource + artefacts + policy + arms + prediction log."""
 
     def __init__(
         self,
         source: FeatureSource,
         artefact: ScoringArtefact,
         policy: Policy,
-        assignment: Assignment,
+        arms: Arms,
         log: PredictionLog | None,
         clock: Clock,
     ) -> None:
         """`log` None is for scoring without serving (`score_rows`); `rank` refuses then."""
         self.source = source
-        self.artefact = artefact
         self.policy = policy
-        self.assignment = assignment
         self.log = log
         self.clock = clock
-        self._hashes = artefact.hash, artefact.encoder_hash  # computed once: an artefact does not change
+        self.log_all = False  # whether the features of every candidate are logged: for shadows
+        self._put(artefact, arms, {})
         # Ids of requests that come without one: unique because a segment's name never comes back.
         self._origin = text_id(log.path.name) if log is not None else 0
         self._count = count()
         self._said = 0.0
+
+    def _put(self, artefact: ScoringArtefact, arms: Arms, others: Mapping[str, ScoringArtefact]) -> None:
+        self.artefact, self.arms = artefact, arms
+        self._model = _Model(artefact, artefact.hash, artefact.encoder_hash)
+        self._others = {arm: _Model(other, other.hash, other.encoder_hash) for arm, other in others.items()}
+
+    def swapped(
+        self, artefact: ScoringArtefact, arms: Arms, others: Mapping[str, ScoringArtefact], log_all: bool = False
+    ) -> "Scorer":
+        """A scorer with other models: `others` for the arms named, `artefact` for everybody else.  Source, policy, log and the
+        counting of requests are shared with this one, which goes on answering for whoever holds it."""
+        after = copy.copy(self)
+        after._put(artefact, arms, others)
+        after.log_all = log_all
+        return after
 
     def close(self) -> None:
         """Close the log and, where it has one, the store."""
@@ -171,16 +204,24 @@ class Scorer:
         Raises OSError where the log can't take the record: an answer that is not in the log must not be given.
         """
         begun = self._begin(request)
-        return self._finish(begun, self._score(begun.batch, len(request.ad_id)))
+        return self._finish(begun, self._score(begun.model, begun.batch, len(request.ad_id)))
 
     def rank_many(self, requests: Sequence[RankRequest]) -> list[Answer]:
         """`rank` of several requests with one call of the model: where a call costs more than a few rows do, this pays."""
         if len(requests) == 1:
             return [self.rank(requests[0])]
         begun = [self._begin(request) for request in requests]
-        counts = [len(request.ad_id) for request in requests]
+        answers: dict[int, Answer] = {}
+        for model in dict.fromkeys(one.model.hash for one in begun):
+            mine = [at for at, one in enumerate(begun) if one.model.hash == model]
+            answers |= zip(mine, self._rank_together([begun[at] for at in mine]), strict=True)
+        return [answers[at] for at in range(len(requests))]
+
+    def _rank_together(self, begun: "Sequence[_Begun]") -> list[Answer]:
+        """The answers to requests of one model."""
+        counts = [len(one.request.ad_id) for one in begun]
         together = FeatureBatch(Blocks.joined([Blocks.of(one.batch.columns) for one in begun]), {})
-        scored = self._score(together, sum(counts))
+        scored = self._score(begun[0].model, together, sum(counts))
         answers, low = [], 0
         for one, rows in zip(begun, counts, strict=True):
             part = scored.s[low : low + rows]
@@ -190,35 +231,50 @@ class Scorer:
         return answers
 
     def _begin(self, request: RankRequest) -> "_Begun":
-        """Find the features."""
+        """Find arm, model and features."""
         if self.log is None:
             raise ValueError("this scorer was made without a prediction log; it can score rows but not answer requests")
         started = perf_counter_ns()
         time_us = self.clock.now_us() if request.time_us is None else request.time_us
         request_id = derived_id_one(self._origin, next(self._count)) if request.request_id is None else request.request_id
+        arm = self.arms.arm(request.user_id, request_id)
+        model = self._others.get(arm, self._model)
         batch = fetch(self.source, candidate_rows(request, time_us))
-        return _Begun(request, request_id, time_us, batch, perf_counter_ns() - started)
+        return _Begun(request, request_id, time_us, arm, model, batch, started, perf_counter_ns() - started)
 
     def _finish(self, begun: "_Begun", scored: "_Scored") -> Answer:
         """Choose the slate and write the log."""
-        request, request_id, time_us, batch, fetch_ns = begun
         assert self.log is not None, "_begin refuses"
-        s, after = scored.s, perf_counter_ns()
-        slate = self.policy.choose(request_id, self._value(s, request.bid), request.slots)
-        p = self.artefact.probability(s[slate.shown], np.arange(len(slate.shown))).astype(np.float32)
-        arm = self.assignment.arm(request.user_id, request_id)
+        request, batch, after = begun.request, begun.batch, perf_counter_ns()
+        slate, p, scored = self._chosen(begun, scored)
         chosen = perf_counter_ns()
-        states = ViewStates.of(batch.views, len(s))
-        self.log.append(self._record(request, request_id, time_us, arm, slate, scored, p, batch, states))
-        stages = (fetch_ns, *scored.step_ns, chosen - after, perf_counter_ns() - chosen)
-        degraded = scored.degraded or batch.degraded
-        return Answer(
-            request_id, time_us, arm, scored.model, slate, s, p, batch, marks(states, request.ad_id, degraded), stages
-        )
+        states = ViewStates.of(batch.views, len(scored.s))
+        self.log.append(self._record(begun, slate, scored, p, states))
+        stages = (begun.fetch_ns, *scored.step_ns, chosen - after, perf_counter_ns() - chosen)
+        told = marks(states, request.ad_id, scored.degraded or batch.degraded)
+        return Answer(begun.request_id, begun.time_us, begun.arm, scored.model, slate, scored.s, p, batch, told, stages)
 
-    def _score(self, batch: FeatureBatch, n: int) -> "_Scored":
+    def _chosen(self, begun: "_Begun", scored: "_Scored") -> "tuple[Slate, F32, _Scored]":
+        """The slate, p of what it shows, and the scores that it is made of: popularity's where the model's can't be used."""
+        request = begun.request
+        try:
+            value = _value(begun.model.artefact, scored.s, request.bid)
+            slate = self.policy.choose(begun.request_id, value, request.slots)
+            slots = np.arange(len(slate.shown))
+            p = begun.model.artefact.probability(scored.s[slate.shown], slots).astype(np.float32)
+            if not np.isfinite(p).all():
+                raise FloatingPointError("a probability is not finite")
+            return slate, p, scored
+        except Exception:  # noqa: BLE001 - see `_score`
+            self._say_once(f"model {begun.model.hash} failed; answering by popularity")
+        scored = self._by_popularity(begun.batch, len(request.ad_id), scored.step_ns)
+        value = scored.s if request.bid is None else scored.s + np.log(np.maximum(request.bid, 1e-9))
+        slate = self.policy.choose(begun.request_id, value, request.slots)
+        return slate, (1 / (1 + np.exp(-scored.s[slate.shown]))).astype(np.float32), scored
+
+    def _score(self, chosen: "_Model", batch: FeatureBatch, n: int) -> "_Scored":
         """s of n rows by the model, or by popularity where the model fails or gives what isn't a number."""
-        model, started = self.artefact, perf_counter_ns()
+        model, started = chosen.artefact, perf_counter_ns()
         try:
             if isinstance(model, Artefact):  # a whole one tells its steps apart; one wrapped for a drill is one step
                 inputs = model.inputs(batch.columns)
@@ -232,11 +288,13 @@ class Scorer:
                 ran = perf_counter_ns()
             if not np.isfinite(s).all():
                 raise FloatingPointError("a score is not finite")
-            return _Scored(s, *self._hashes, "", (encoded - started, ran - encoded, perf_counter_ns() - ran))
+            return _Scored(s, chosen.hash, chosen.encoder, "", (encoded - started, ran - encoded, perf_counter_ns() - ran))
         except Exception:  # noqa: BLE001 - whatever is wrong with a model, its callers need an order of ads
-            self._say_once(f"model {self._hashes[0]} failed; answering by popularity")
-        s = popularity(batch.columns, n)
-        return _Scored(s, POPULARITY, POPULARITY, "popularity", (0, perf_counter_ns() - started, 0))
+            self._say_once(f"model {chosen.hash} failed; answering by popularity")
+        return self._by_popularity(batch, n, (0, perf_counter_ns() - started, 0))
+
+    def _by_popularity(self, batch: FeatureBatch, n: int, step_ns: tuple[int, ...]) -> "_Scored":
+        return _Scored(popularity(batch.columns, n), POPULARITY, POPULARITY, "popularity", step_ns)
 
     def _say_once(self, message: str) -> None:
         """Log the exception being handled, at most once a second: a broken model breaks for every request."""
@@ -245,35 +303,24 @@ class Scorer:
             self._said = now
             _log.exception(message)
 
-    def _value(self, s: F32, bid: F32 | None) -> npt.NDArray[np.floating]:
-        """What to order by: s, or the expected price of the top slot where there are bids."""
-        return s if bid is None else bid * self.artefact.probability(s, np.zeros(len(s), np.int64))
-
-    def _record(
-        self,
-        request: RankRequest,
-        request_id: int,
-        time_us: int,
-        arm: str,
-        slate: Slate,
-        scored: _Scored,
-        p: F32,
-        batch: FeatureBatch,
-        states: ViewStates,
-    ) -> Record:
-        n = len(scored.s)
-        logged = logged_rows(request_id, n, slate.shown)
-        columns = Blocks.of(batch.columns)
+    def _record(self, begun: "_Begun", slate: Slate, scored: _Scored, p: F32, states: ViewStates) -> Record:
+        request, n = begun.request, len(scored.s)
+        logged = logged_rows(begun.request_id, n, slate.shown)
+        sampled = len(logged)
+        if self.log_all:
+            logged = np.concatenate([logged, np.setdiff1d(np.arange(n), logged)])
+        columns = Blocks.of(begun.batch.columns)
         others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
         return Record(
-            request_id=request_id,
-            time_us=time_us,
+            request_id=begun.request_id,
+            time_us=begun.time_us,
             user_id=request.user_id,
             policy=self.policy.name,
             randomised=slate.randomised,
-            arm=arm,
+            arm=begun.arm,
             artefact=scored.model,
             encoder=scored.encoder,
+            took_us=(perf_counter_ns() - begun.started_ns) // 1000,
             ad_id=pack(request.ad_id),
             s=pack(scored.s),
             bid=None if request.bid is None else pack(request.bid),
@@ -282,12 +329,18 @@ class Scorer:
             p=pack(p),
             propensity=pack(slate.propensity),
             logged=pack(logged),
+            sampled=sampled,
             numbers=matrix(columns.names.numbers, columns.numbers[logged]),
             whole=matrix(columns.names.whole, columns.whole[logged]),
             others={name: pack(values[logged]) for name, values in others.items()},
             snapshots=matrix(states.names, states.snapshot[logged]),
             ages=matrix(states.names, states.age_s[logged]),
         )
+
+
+def _value(artefact: ScoringArtefact, s: F32, bid: F32 | None) -> npt.NDArray[np.floating]:
+    """What to order by: s, or the expected price of the top slot where there are bids."""
+    return s if bid is None else bid * artefact.probability(s, np.zeros(len(s), np.int64))
 
 
 def fetch(source: FeatureSource, rows: RequestBatch) -> FeatureBatch:

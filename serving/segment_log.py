@@ -16,7 +16,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -245,3 +245,40 @@ def payloads(segment: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
                 return
             offset += _HEAD.size + length
             yield payload, offset
+
+
+def _end(segment: Path) -> int:
+    """The offset behind the last whole frame, by the frames' lengths."""
+    size, offset = segment.stat().st_size, 0
+    with segment.open("rb") as file:
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
+            behind = offset + _HEAD.size + int(_HEAD.unpack(head)[0])
+            if behind > size:
+                break
+            offset = file.seek(behind)
+    return offset
+
+
+class Tail:
+    """What is new in a folder's segments, whoever writes them: for processes that follow a log."""
+
+    def __init__(self, folder: Path, suffix: str, offsets: Mapping[str, int] | None = None) -> None:
+        """Begins at `offsets` (segment's name -> byte offset); in other segments that there are now, at their ends."""
+        self._folder, self._suffix = folder, suffix
+        known = dict(offsets or {})
+        self._offsets = {path.name: known.get(path.name, -1) for path in segments(folder, suffix)}
+        self._offsets |= {name: _end(folder / name) for name, at in self._offsets.items() if at < 0}
+
+    def new(self) -> Iterator[tuple[bytes, str, int]]:
+        """Payloads that came since the last call, each with its segment's name and the offset behind it."""
+        for path in segments(self._folder, self._suffix):
+            offset = self._offsets.get(path.name, 0)
+            if path.stat().st_size > offset:
+                for payload, behind in payloads(path, offset):
+                    self._offsets[path.name] = behind
+                    yield payload, path.name, behind
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that were written and not read yet."""
+        return sum(path.stat().st_size - self._offsets.get(path.name, 0) for path in segments(self._folder, self._suffix))

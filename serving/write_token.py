@@ -1,6 +1,7 @@
-"""The write token: who may send events.  Compared in constant time, and never logged.
+"""Tokens of requests that change something: the write token, for events, and the rollout token.  Compared in constant time, and
+never logged.
 
-Called by `serving.events` before it reads a body.
+Called by `serving.events` and `serving.rollout_routes` before they read a body.
 """
 
 import hmac
@@ -19,12 +20,16 @@ _FAR = (
 
 def check_writer(request: Request, token: SecretStr) -> None:
     """Raises 401 where the token is missing or wrong, and where there is none, 403 for clients that are not on loopback."""
-    secret = token.get_secret_value()
-    if secret:
-        if not hmac.compare_digest(_bearer(request), secret.encode()):
-            raise HTTPException(401, _NEEDED, {"WWW-Authenticate": "Bearer"})
+    if token.get_secret_value():
+        check_token(request, token, _NEEDED)
     elif not on_loopback(request.client.host if request.client else ""):
         raise HTTPException(403, _FAR)
+
+
+def check_token(request: Request, token: SecretStr, needed: str) -> None:
+    """Raises 401 with the message `needed` where a request does not show the token."""
+    if not hmac.compare_digest(_bearer(request), token.get_secret_value().encode()):
+        raise HTTPException(401, needed, {"WWW-Authenticate": "Bearer"})
 
 
 def on_loopback(host: str) -> bool:

@@ -22,13 +22,17 @@ from monitoring.experiment.user_days import METRICS, Totals, UserDays
 from pipelines.experiment.arms import LEGACY, artefact_of
 from pipelines.experiment.logged import history, read_log
 from pipelines.experiment.market import Market
+from serving import rollout_store
 from serving.assignment import Assignment
-from serving.serve import ARMS, WEIGHTS
+from serving.rollout import A_A, shares
+from serving.rollout import assignment as assignment_of
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Shares = tuple[float, float]
+
+EVEN: Shares = (0.5, 0.5)
 
 DAYS = 14  # two of each weekday
 SPLITS, CHUNK = 1000, 100  # A/A splits of one log: a share of 5% is known to 0.7 points
@@ -41,16 +45,16 @@ def simulated(home: Home, chosen: Settings, market: Market, names: tuple[str, st
 
     The A/A splits are of the world in which everybody is in arm a."""
     serves = [{"name": name, "models": [] if name == LEGACY else [artefact_of(home, name).hash]} for name in names]
-    assignment = Assignment(chosen.experiment_salt, ARMS, WEIGHTS)
+    assignment = assignment_of(A_A)
     run = market.split(names, assignment)
     everybody = [market.everybody(name) for name in names]
     before = history(home, chosen, market.first_us, HISTORY_DAYS)
     result = {
         "source": "simulation",
         "arms": dict(zip("ab", serves, strict=True)),
-        **_read_out(run.did, before, assignment.arms_of(run.did.user), WEIGHTS, market.first_us),
+        **_read_out(run.did, before, assignment.arms_of(run.did.user), EVEN, market.first_us),
         "false": _false(everybody[0].did, before),
-        "plan": _plan(before, run.did.looks, WEIGHTS),
+        "plan": _plan(before, run.did.looks, EVEN),
     }
     for name, metric in result["metrics"].items():
         a, b = (_everybodys(name, one.expected) for one in everybody)
@@ -68,18 +72,27 @@ def logged(home: Home, chosen: Settings, most: int | None, names: tuple[str | No
     asked = log.days.requests[:, : looks + 1].any(axis=1)
     inside = asked & np.isin(log.arm, [log.arms.index(name) for name in pair])
     days, arm = log.days.part(0, looks + 1, inside), log.arm[inside] == log.arms.index(pair[1])
-    planned = dict(zip(ARMS, WEIGHTS, strict=True))
-    shares = (planned[pair[0]], planned[pair[1]]) if planned.keys() >= set(pair) else (0.5, 0.5)
+    planned = _planned(home, pair)
     before = history(home, chosen, log.first_us, HISTORY_DAYS)
     return {
         "source": "prediction log",
         "arms": {a: {"name": name, "models": log.models[name]} for a, name in zip("ab", pair, strict=True)},
         "moved": log.moved,
         "nobody": log.nobody,
-        **_read_out(days, before, arm.astype(np.int64), shares, log.first_us),
+        **_read_out(days, before, arm.astype(np.int64), planned, log.first_us),
         "false": _false(days, before),
-        "plan": _plan(before, looks, shares),
+        "plan": _plan(before, looks, planned),
     }
+
+
+def _planned(home: Home, pair: tuple[str, str]) -> Shares:
+    """What the last rollout document with these two arms planned for them, as shares of the two; even where none had them."""
+    for entry in reversed(rollout_store.history(home)):
+        found = shares(entry.after.experiment)
+        if found.keys() >= set(pair):
+            a, b = (found[name] for name in pair)
+            return a / (a + b), b / (a + b)
+    return EVEN
 
 
 def _pair(arms: tuple[str, ...], names: tuple[str | None, str | None]) -> tuple[str, str]:
@@ -170,7 +183,7 @@ def _false(days: UserDays, before: UserDays | None) -> dict[str, Any]:
 def _splits(user: I64) -> Iterator[Bools]:
     """Who is in b, [CHUNK, u] at a time: the serving room's assignment under one salt after the other."""
     for start in range(0, SPLITS, CHUNK):
-        yield np.stack([Assignment(f"aa-{n}", ARMS, (0.5, 0.5)).arms_of(user) == 1 for n in range(start, start + CHUNK)])
+        yield np.stack([Assignment(f"aa-{n}", ("a", "b"), EVEN).arms_of(user) == 1 for n in range(start, start + CHUNK)])
 
 
 def _plan(history: UserDays | None, looks: int, shares: Shares) -> dict[str, Any] | None:

@@ -19,12 +19,11 @@ from infra.settings import Settings
 from pipelines.live.injection import Fault
 from pipelines.plant.serving import predictions
 from pipelines.sources.contract import Requests, Slates
-from serving.assignment import Assignment
 from serving.champion import champion
 from serving.messages import context_names
 from serving.policy import policy_of
+from serving.rollout import A_A, assignment
 from serving.scorer import fetch
-from serving.serve import ARMS, WEIGHTS
 
 SLOTS = 4
 
@@ -69,7 +68,7 @@ class InProcess:
         entities = cast(tuple[Entity, ...], self._artefact.entities)
         self._source = OnlineSource(home, entities, self._context, self._artefact.service)
         self._policy = policy_of(chosen.epsilon)
-        self._assignment = Assignment(chosen.experiment_salt, ARMS, WEIGHTS)
+        self._assignment = assignment(A_A)
         self._rows: list[pa.Table] = []
         self._batches: list[FeatureBatch] = []
         self._now_us = 0

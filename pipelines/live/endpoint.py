@@ -1,15 +1,10 @@
 """The endpoint that a drill breaks: the production app with wrapped parts and routes to inject and heal; a process of its own.
 
-`python -m pipelines.live.endpoint` reads one line of JSON from standard input (folder, port, drill token, settings, previous
-model) and serves until standard input closes or it is told to stop: it never outlives who started it.  The routes exist here
+`python -m pipelines.live.endpoint` is told folder, port, drill token, settings and previous model as `infra.child` does, and
+serves until its parent ends or it is told to stop.  The routes exist here
 only, and need the token; so does the header with which a request brings its simulated time.
 """
 
-import json
-import os
-import signal
-import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +15,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from infra import child
 from infra.home import Home
-from infra.redaction import guard, hide
-from infra.settings import Settings, use
+from infra.redaction import hide
+from infra.settings import Settings
 from models.artefact import Artefact, load
 from monitoring.bugs.catalogue import bug as look_up
 from pipelines.live.injection import Fault, Injection
@@ -104,13 +100,9 @@ def artefacts(home: Home, previous: str) -> Mapping[str, Artefact]:
 
 def main() -> None:
     """Serve as standard input says."""
-    order = json.loads(sys.stdin.readline())
-    settings = Settings(**order["settings"])
-    use(settings)
+    settings, order = child.ordered()
     hide(order["token"])
-    guard()
     app = drill_app(Home(Path(order["root"])), settings, order["token"], order["previous"])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The market keeps one connection, and may be paused for long.
     uvicorn.run(
         app,
@@ -121,11 +113,6 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         **within_limits(settings),
     )
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,8 @@ Everything runs on this machine and on loopback.  The branch is dropped at the e
 """
 
 import fcntl
-import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,8 +16,9 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from pydantic import SecretStr
 
-from infra import branch
+from infra import branch, child
 from infra.clock import day_name
 from infra.errors import ExplainedError
 from infra.home import Home
@@ -161,26 +159,13 @@ def _endpoint(home: Home, chosen: Settings, token: str, previous: str) -> Iterat
     """The endpoint's process on a free loopback port; it ends with its standard input, however this process ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = {name: str(value) for name, value in chosen.model_dump(exclude={"data", *secret_names()}).items()}
-    settings |= {"host": "127.0.0.1", "write_token": chosen.write_token.get_secret_value()}
-    order = {"root": str(home.root), "port": port, "token": token, "previous": previous, "settings": settings}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.live.endpoint"],
-        stdin=subprocess.PIPE,
-        start_new_session=True,  # the terminal's Ctrl-C is for this process, which then ends that one
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(order).encode() + b"\n")
-    process.stdin.flush()
+    elsewhere = {name: SecretStr("") for name in secret_names() if name != "write_token"}  # a branch has all its state itself
+    settings = chosen.model_copy(update={**elsewhere, "host": "127.0.0.1"})
+    process = child.start("pipelines.live.endpoint", settings, root=str(home.root), port=port, token=token, previous=previous)
     try:
         yield port
     finally:
-        process.stdin.close()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        child.stop(process, 20)
 
 
 def _wait_ready(port: int) -> None:

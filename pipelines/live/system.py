@@ -33,9 +33,9 @@ from pipelines.sources.contract import Requests, Slates
 from pipelines.sources.history import ANSWERS, late_events, save_state
 from pipelines.sources.world.market import World
 from pipelines.sources.world.source import WorldSource
-from serving.serve import ARMS, WEIGHTS
+from serving.rollout import A_A, shares
 
-PLAN = dict(zip(ARMS, WEIGHTS, strict=True))
+PLAN = shares(A_A)
 
 
 class System:

@@ -22,6 +22,7 @@ from monitoring.bugs.entry import Stage
 from pipelines.live.injection import Fault, Injection
 from pipelines.windows import feature_arrays
 from serving.assignment import Assignment
+from serving.rollout import A_A, assignment
 from serving.scorer import Answer, RankRequest, Scorer, ScoringArtefact
 
 # What the rows of the request that is being answered are called.
@@ -119,7 +120,8 @@ class WrappedScorer(Scorer):
     """The production scorer, made of wrapped parts; a bug of the stage `model` swaps the model that it loaded."""
 
     def __init__(self, real: Scorer, fault: Fault) -> None:
-        arms = WrappedAssignment(real.assignment.salt, real.assignment.arms, real.assignment.weights, fault)
+        between = assignment(A_A)  # a drill is of the champion, whatever else the home tries
+        arms = WrappedAssignment(between.salt, between.arms, between.weights, fault)
         source = WrappedSource(real.source, fault)
         super().__init__(source, real.artefact, real.policy, arms, real.log, DrillClock(real.clock))
         self._real, self._fault = real.artefact, fault
@@ -131,8 +133,7 @@ class WrappedScorer(Scorer):
         loaded: ScoringArtefact = self._real
         if injection is not None and injection.bug.stage == "model":
             loaded = injection.bug.inject(self._real, injection.dose, injection.scene("model", {}, self._fault.artefacts))
-        self.artefact = WrappedArtefact(loaded, self._fault)
-        self._hashes = loaded.hash, loaded.encoder_hash
+        self._put(WrappedArtefact(loaded, self._fault), self.arms, {})
 
     def rank(self, request: RankRequest) -> Answer:
         """See `Scorer`."""

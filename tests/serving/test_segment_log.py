@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra.home import Home
 from serving import segment_log
-from serving.segment_log import FSYNC_S, SegmentLog, TornWrite, Unsynced, pause_s, payloads, segments
+from serving.segment_log import FSYNC_S, SegmentLog, Tail, TornWrite, Unsynced, pause_s, payloads, segments
 
 WAIT_S = 60.0  # for what should happen within FSYNC_S, on the busiest of machines
 
@@ -193,3 +193,47 @@ def test_on_a_disk_fast_enough_every_write_is_synced_within_the_window(took_s: f
         now_s, last_took = now_s + took_s, took_s
         worst = max(worst, now_s - covered[0])
     assert worst <= FSYNC_S + 1e-9
+
+
+# -- following a log -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tail_gives_what_came_since_from_every_writer_once(tmp_path: Path) -> None:
+    home, folder = Home(tmp_path), tmp_path / "log"
+    one, other = SegmentLog(home, folder, ".log", 100), SegmentLog(home, folder, ".log")
+    one.append(b"before")
+    tail, written, seen = Tail(folder, ".log"), set(), []
+    assert list(tail.new()) == []
+    for number in range(60):
+        payload = b"%d" % number * 7
+        (one if number % 3 else other).append(payload)
+        written.add(payload)
+        if number % 5 == 0:
+            seen += [payload for payload, _, _ in tail.new()]
+    assert tail.waiting_bytes > 0
+    late = SegmentLog(home, folder, ".log")
+    late.append(b"late")
+    found = list(tail.new())
+    seen += [payload for payload, _, _ in found]
+    assert len(seen) == len(written) + 1
+    assert set(seen) == written | {b"late"}
+    assert tail.waiting_bytes == 0
+    for log in (one, other, late):
+        log.close()
+    # Somebody else goes on from where this one stopped in each segment.
+    offsets = {name: behind for _, name, behind in found}
+    again = Tail(folder, ".log", offsets | {"gone.log": 12})
+    assert list(again.new()) == []
+
+
+def test_a_tail_waits_for_a_record_that_is_being_written(tmp_path: Path) -> None:
+    home, folder = Home(tmp_path), tmp_path / "log"
+    log = SegmentLog(home, folder, ".log")
+    log.append(b"one")
+    whole = log.path.read_bytes()
+    log.path.write_bytes(whole + whole[:6])
+    tail = Tail(folder, ".log")  # begins behind the last whole record, not in the middle of one
+    assert list(tail.new()) == []
+    log.path.write_bytes(whole + whole)
+    assert [payload for payload, _, _ in tail.new()] == [b"one"]
+    log.close()

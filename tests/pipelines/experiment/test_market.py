@@ -28,7 +28,7 @@ from pipelines.plant.serving import features_of, predictions
 from pipelines.sources.registry import source_of
 from serving.assignment import Assignment
 from serving.champion import champion
-from serving.serve import ARMS, WEIGHTS
+from serving.rollout import A_A, assignment
 
 LOOKS = 2
 
@@ -53,7 +53,7 @@ def same(one: UserDays, other: UserDays, rows: np.ndarray | slice = slice(None))
 
 
 def test_a_split_that_gives_everybody_one_arm_is_that_arms_world(market: Market) -> None:
-    all_b = Assignment("salt", ARMS, (0.0, 1.0))
+    all_b = Assignment("salt", ("a", "b"), (0.0, 1.0))
     split, whole = market.split(("legacy", "champion"), all_b), market.everybody("champion")
     assert same(split.did, whole.did)
     assert same(split.expected, whole.expected)
@@ -73,7 +73,7 @@ def test_the_read_out_is_of_all_users_and_beside_it_stands_the_truth(tested: dic
     assert json.loads(json.dumps(tested, allow_nan=False)) == tested
     assert len(tested["days"]) == LOOKS
     entered = sum(column[-1] for column in tested["ratio"]["users"])
-    split = market.split(("legacy", "champion"), Assignment("base", ARMS, WEIGHTS)).did
+    split = market.split(("legacy", "champion"), assignment(A_A)).did
     assert entered == split.entered()[:, -1].sum()
     worlds = [market.everybody(name).expected for name in ("legacy", "champion")]
     for name, found in tested["metrics"].items():
@@ -128,7 +128,7 @@ def test_a_test_is_not_longer_than_the_world_is_planned(tiny_home: Home, main_jo
 
 Change = Callable[[pa.Table], pa.Table]
 Serve = Callable[[Assignment, Change, int], Home]
-AB = Assignment("test", ARMS, WEIGHTS)
+AB = Assignment("test", ("a", "b"), (0.5, 0.5))
 
 
 def as_it_is(rows: pa.Table) -> pa.Table:

@@ -1,0 +1,172 @@
+"""Shadows at work: score every request that was answered, from the features that were logged for it, and answer nobody.
+
+`python -m serving.shadow` is run by `clickproof serve` (`serving.companions`) while there is a shadow.  It is a process of its
+own with a lower priority, and reads the prediction log as it is written: a slow shadow falls behind and slows no answer, and
+one that was restarted goes on where it was.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from features.blocks import Blocks, Names
+from infra import child
+from infra.home import Home
+from infra.settings import Settings
+from models.artefact import Artefact, ArtefactError, load
+from models.engines.choice import use_fastest
+from serving import prediction_log, rollout_store
+from serving.prediction_log import Record, names_of, pack, unpack
+from serving.segment_log import SegmentLog, Tail
+from serving.shadow_log import SUFFIX, ShadowRecord, progress
+
+LOOK_S = 0.2
+TOGETHER = 32  # requests scored with one call of the model
+NICE = 10  # added to the process' niceness: answers come first
+
+_log = logging.getLogger("clickproof.shadow")
+
+
+class Shadows:
+    """Follows the prediction log of a home with the shadows of its rollout document."""
+
+    def __init__(self, home: Home, chosen: Settings) -> None:
+        self._home, self._threads = home, chosen.threads
+        self._tail = Tail(home.log, prediction_log.SUFFIX, progress(home))
+        self._log = SegmentLog(home, home.shadows, SUFFIX)
+        self._models: dict[str, Artefact] = {}
+        self._bad: set[str] = set()  # that could not be loaded: said once
+        self._stamp: object = ()
+        self._decode = msgspec.msgpack.Decoder(Record).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+    def look(self) -> int:
+        """Score what is new; the number of requests that were scored."""
+        self._follow()
+        scored = 0
+        for together in _chunks((self._decode(payload), segment, behind) for payload, segment, behind in self._tail.new()):
+            records = [one for one in together if len(unpack(one[0].logged)) == len(unpack(one[0].s))]
+            for same in _alike(records):
+                for model in self._models.values():
+                    self._score(model, same)
+                scored += len(same)
+        return scored
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How far it is behind."""
+        return self._tail.waiting_bytes
+
+    def _follow(self) -> None:
+        stamp = rollout_store.stamp(self._home)
+        if stamp == self._stamp:
+            return
+        shadows = rollout_store.read(self._home).shadows
+        self._stamp = stamp
+        self._models = {name: model for name, model in self._models.items() if name in shadows}
+        for name in shadows:
+            if name not in self._models and name not in self._bad:
+                try:
+                    model = load(self._home.artefacts, name, threads=self._threads)
+                    use_fastest(model.model)
+                    self._models[name] = model
+                except ArtefactError as error:
+                    self._bad.add(name)
+                    _log.error("the shadow %s scores nothing: %s", name, error)
+
+    def _score(self, model: Artefact, requests: "Sequence[tuple[Record, str, int]]") -> None:
+        """Score requests with the same columns, and write that down."""
+        counts = [len(unpack(record.s)) for record, _, _ in requests]
+        try:
+            s = model.score(columns_of([record for record, _, _ in requests]))
+        except Exception:  # noqa: BLE001 - a shadow may be broken in any way; it answers nobody
+            if model.hash not in self._bad:
+                self._bad.add(model.hash)
+                _log.exception("the shadow %s fails", model.hash)
+            s = np.full(sum(counts), np.nan, np.float32)
+        low = 0
+        for (record, segment, behind), rows in zip(requests, counts, strict=True):
+            mine, shown = s[low : low + rows], unpack(record.shown)
+            low += rows
+            p = model.probability(mine[shown], np.arange(len(shown))).astype(np.float32)
+            self._log.append(
+                self._encode(
+                    ShadowRecord(
+                        record.request_id,
+                        record.time_us,
+                        model.hash,
+                        model.encoder_hash,
+                        record.ad_id,
+                        pack(mine.astype(np.float32)),
+                        record.shown,
+                        pack(p),
+                        segment,
+                        behind,
+                    )
+                )
+            )
+
+
+def columns_of(records: Sequence[Record]) -> Mapping[str, np.ndarray]:
+    """The features of all candidates, in their order, of requests that log the same columns, one behind the other."""
+    order = [np.argsort(unpack(record.logged)) for record in records]
+
+    def together(columns: "Sequence[prediction_log.Column]") -> np.ndarray:
+        return np.concatenate([unpack(column)[at] for column, at in zip(columns, order, strict=True)])
+
+    first = records[0]
+    return Blocks(
+        Names(names_of(first.numbers), names_of(first.whole)),
+        together([record.numbers.values for record in records]),
+        together([record.whole.values for record in records]),
+        {name: together([record.others[name] for record in records]) for name in first.others},
+    )
+
+
+def _chunks(found: "Iterator[tuple[Record, str, int]]") -> "Iterator[list[tuple[Record, str, int]]]":
+    chunk: list[tuple[Record, str, int]] = []
+    for one in found:
+        chunk.append(one)
+        if len(chunk) == TOGETHER:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _alike(found: "Sequence[tuple[Record, str, int]]") -> "list[list[tuple[Record, str, int]]]":
+    """The requests by the columns that they log."""
+    groups: dict[object, list[tuple[Record, str, int]]] = {}
+    for one in found:
+        record = one[0]
+        kinds = tuple((name, column.dtype, column.shape[1:]) for name, column in record.others.items())
+        names = names_of(record.numbers), names_of(record.whole)
+        groups.setdefault((names, tuple(name for name, _, _ in kinds)), []).append(one)
+    return list(groups.values())
+
+
+def main() -> None:
+    """Score until told to stop."""
+    chosen, order = child.ordered()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     shadow: %(message)s")
+    os.nice(NICE)
+    shadows = Shadows(Home(Path(order["root"])), chosen)
+    try:
+        while True:
+            if shadows.look() == 0:
+                time.sleep(LOOK_S)
+    finally:
+        shadows.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Shadows score what was answered, from what was logged, and go on where they were."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+
+from features.batch import Array
+from infra.clock import MINUTE_US, FixedClock
+from infra.home import Home
+from infra.lake import watermark_us
+from infra.settings import Settings
+from models.artefact import load
+from serving import rollout_store
+from serving.follower import Follower
+from serving.prediction_log import unpack
+from serving.rank_handler import Service
+from serving.rollout import add_shadow, drop_shadow
+from serving.scorer import Answer, RankRequest
+from serving.shadow import TOGETHER, Shadows
+from serving.shadow_log import ShadowRecord, read, segments
+
+CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]]:
+    home = Home(tmp_path_factory.mktemp("market"))
+    return home, small_models.fill(home)
+
+
+@pytest.fixture
+def hashes(market: tuple[Home, dict[str, str]]) -> dict[str, str]:
+    return market[1]
+
+
+@pytest.fixture
+def home(market: tuple[Home, dict[str, str]], tmp_path: Path) -> Home:
+    shutil.copytree(market[0].root, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def service(home: Home, hashes: dict[str, str]) -> Iterator[Service]:
+    """A champion with two shadows."""
+    for family in ("xgboost", "dcnv2"):
+        rollout_store.change(home, "test", "to see", lambda now, name=hashes[family]: add_shadow(now, name))
+    found = Follower(home, Settings(), FixedClock(watermark_us(home) + 7 * MINUTE_US)).load()
+    yield found
+    found.scorer.close()
+
+
+def ask(service: Service, users: range, n: int = 30) -> list[Answer]:
+    return [service.scorer.rank(RankRequest(user, np.arange(1 + user, 1 + user + n), 4, CONTEXT)) for user in users]
+
+
+def scores(home: Home) -> dict[tuple[int, str], ShadowRecord]:
+    found = [record for segment in segments(home) for record, _ in read(segment)]
+    assert len({(one.request_id, one.artefact) for one in found}) == len(found)  # each once
+    return {(one.request_id, one.artefact): one for one in found}
+
+
+def test_every_candidate_of_every_request_is_scored_as_the_model_would(
+    home: Home, service: Service, hashes: dict[str, str]
+) -> None:
+    shadows = Shadows(home, Settings())
+    answers = ask(service, range(TOGETHER + 5)) + ask(service, range(3), n=150)
+    assert shadows.look() == len(answers)
+    assert shadows.waiting_bytes == 0
+    shadows.close()
+    found = scores(home)
+    assert len(found) == 2 * len(answers)
+    for family in ("xgboost", "dcnv2"):
+        model = load(home.artefacts, hashes[family])
+        for answer in answers:
+            record = found[answer.request_id, model.hash]
+            s: Array = model.score(answer.features.columns)
+            np.testing.assert_allclose(unpack(record.s), s, atol=1e-4)
+            np.testing.assert_array_equal(unpack(record.shown), answer.slate.shown)
+            p = model.probability(s[answer.slate.shown], np.arange(len(answer.slate.shown)))
+            np.testing.assert_allclose(unpack(record.p), p, atol=1e-4)
+
+
+def test_one_that_is_started_again_goes_on_where_it_was(home: Home, service: Service) -> None:
+    first = Shadows(home, Settings())
+    answers = ask(service, range(5))
+    first.look()
+    first.close()
+    answers += ask(service, range(5, 12))  # while nobody scores
+    second = Shadows(home, Settings())
+    assert second.look() == 7
+    second.close()
+    assert {request for request, _ in scores(home)} == {answer.request_id for answer in answers}
+
+
+def test_a_shadow_that_was_dropped_or_is_damaged_scores_no_more_and_the_other_goes_on(
+    home: Home, service: Service, hashes: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = max((home.artefacts / hashes["dcnv2"]).iterdir(), key=lambda file: file.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1])
+    shadows = Shadows(home, Settings())
+    ask(service, range(3))
+    shadows.look()
+    assert {name for _, name in scores(home)} == {hashes["xgboost"]}
+    assert caplog.text.count("scores nothing") == 1
+    rollout_store.change(home, "test", "enough", lambda now: drop_shadow(now, hashes["xgboost"]))
+    ask(service, range(3))
+    shadows.look()
+    assert len(scores(home)) == 3
+    shadows.close()
