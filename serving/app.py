@@ -26,6 +26,7 @@ from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
 RETRY_S = 2.0  # between attempts to load a model
+HELD_S = 0.02  # between looks whether to listen
 RENEW_S = 0.1  # between looks whether another is wanted
 _log = logging.getLogger("clickproof.serving")
 
@@ -35,12 +36,13 @@ def create_app(
     settings: Settings,
     metrics: ServingMetrics | None = None,
     renew: Callable[[], Service | None] | None = None,
+    held: Callable[[bool], bool] | None = None,
 ) -> FastAPI:
     """The endpoint.  `load` runs in a thread when the server starts; until it is done /readyz and /v1/rank answer 503.
 
     Where `load` raises, /readyz goes on answering 503 with the reason.  `renew` is called in a thread every RENEW_S from
     then on; what it returns takes the service's place between two requests, None changes nothing.  `metrics` is for who wants
-    to keep single timings.
+    to keep single timings.  While `held`, told whether a model is loaded, says so, the server does not begin to listen.
     `app.state.rank` is the handler that `serving.front_door` shares.
     """
     state, metrics = ServerState(), metrics or ServingMetrics()
@@ -50,6 +52,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         loading = asyncio.create_task(_load(load, renew, handler, stopping))
+        while held is not None and held(state.service is not None):
+            await asyncio.sleep(HELD_S)
         yield
         stopping.set()
         await loading  # a thread can't be cancelled; its log must be closed too

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from serving.metrics import ServingMetrics
 from serving.metrics_share import SharedMetrics, forget
 from serving.rank_handler import Service
 from serving.rollout_routes import add_rollout
-from serving.workers import listening, supervise
+from serving.workers import Place, listening, supervise
 
 _log = logging.getLogger("clickproof.serving")
 
@@ -57,32 +57,47 @@ def serve(home: Home, settings: Settings, companions: Sequence[Companion] = ()) 
         beside.close()
 
 
-def _work(home: Home, settings: Settings, started_ns: int, number: int) -> None:
+def _work(home: Home, settings: Settings, started_ns: int, place: Place) -> None:
     """One worker of several."""
     use(settings)
     guard()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again once it has closed down
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
-    shared = SharedMetrics(home, number, settings.workers)
+    shared = SharedMetrics(home, place.number, settings.workers)
     try:
-        _answer(home, settings, started_ns, shared.metrics)
+        _answer(home, settings, started_ns, shared.metrics, place)
     finally:
         shared.close()
 
 
-def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> None:
-    app = home_app(home, settings, started_ns, metrics)
+def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics, place: Place | None = None) -> None:
+    servers: list[uvicorn.Server] = []
+
+    def held(ready: bool) -> bool:
+        return place is not None and not place.opens and not (ready and place.opened.is_set()) and not servers[0].should_exit
+
+    app = home_app(home, settings, started_ns, metrics, place.opened.set if place else None, held)
     logs: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     logs["loggers"]["clickproof"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     door = within_limits(settings, front_door(app.state.rank))
     config = uvicorn.Config(app, access_log=False, log_config=logs, **door)
     with listening(settings.host, settings.port) as sock:
-        uvicorn.Server(config).run(sockets=[sock])
+        servers.append(uvicorn.Server(config))
+        servers[0].run(sockets=[sock])
 
 
-def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMetrics) -> FastAPI:
-    """The whole endpoint of a home: ranking with its champion, and click intake, which needs no model.  They share a clock,
-    so that no click comes before its impression; it began to run at `started_ns` (monotonic)."""
+def home_app(
+    home: Home,
+    settings: Settings,
+    started_ns: int,
+    metrics: ServingMetrics,
+    ready: Callable[[], None] | None = None,
+    held: Callable[[bool], bool] | None = None,
+) -> FastAPI:
+    """The whole endpoint of a home: ranking as its rollout says, and click intake, which needs no model.  They share a clock,
+    so that no click comes before its impression; it began to run at `started_ns` (monotonic).
+
+    `ready` is called when requests can be answered, and may be called again; `held` is that of `serving.app.create_app`."""
     intake = ClickIntake(home)
     following: list[Follower] = []
 
@@ -92,7 +107,12 @@ def home_app(home: Home, settings: Settings, started_ns: int, metrics: ServingMe
         following[:] = [Follower(home, settings, clock, background=True)]
         return following[0].load()
 
-    app = create_app(load, settings, metrics, renew=lambda: following[0].renew())
+    def renew() -> Service | None:
+        if ready is not None:
+            ready()
+        return following[0].renew()
+
+    app = create_app(load, settings, metrics, renew, held)
     add_events(app, intake, settings, metrics)
     add_rollout(app, home, settings, metrics, lambda name: following[0].tried(name) if following else NOT_YET)
     return app

@@ -30,7 +30,7 @@ class Who(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-def work(folder, port, number):
+def work(folder, port, place):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     server = HTTPServer(("127.0.0.1", port), Who, bind_and_activate=False)
     server.socket = listening("127.0.0.1", port)
