@@ -14,6 +14,7 @@ from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
 from pipelines.markdown import table
 from pipelines.serving_page import BLOCKS as SERVING
+from pipelines.watching_page import BLOCKS as WATCHING
 
 
 def settings_table() -> str:
@@ -180,6 +181,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "train-families": train_families,
     "train-steps": train_steps,
     **SERVING,
+    **WATCHING,
     **FAULTS,
     "gauntlet": gauntlet_scores,
     "gauntlet-clean": gauntlet_clean,

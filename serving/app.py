@@ -21,13 +21,14 @@ from infra.errors import ExplainedError
 from infra.redaction import redacted
 from infra.settings import Settings
 from serving.document import SCHEMAS, describe
+from serving.event_loop import feel
 from serving.messages import InvalidRequest
 from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
 
 RETRY_S = 2.0  # between attempts to load a model
+HELD_S = 0.02  # between looks whether to listen
 RENEW_S = 0.1  # between looks whether another is wanted
-LOOK_S = 0.02  # between looks whether the first is loaded
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -36,12 +37,13 @@ def create_app(
     settings: Settings,
     metrics: ServingMetrics | None = None,
     renew: Callable[[], Service | None] | None = None,
+    held: Callable[[bool], bool] | None = None,
 ) -> FastAPI:
     """The endpoint.  `load` runs in a thread when the server starts; until it is done /readyz and /v1/rank answer 503.
 
     Where `load` raises, /readyz goes on answering 503 with the reason.  `renew` is called in a thread every RENEW_S from
     then on; what it returns takes the service's place between two requests, None changes nothing.  `metrics` is for who wants
-    to keep single timings.
+    to keep single timings.  While `held`, told whether a model is loaded, says so, the server does not begin to listen.
     `app.state.rank` is the handler that `serving.front_door` shares.
     """
     state, metrics = ServerState(), metrics or ServingMetrics()
@@ -51,10 +53,12 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         loading = asyncio.create_task(_load(load, renew, handler, stopping))
-        while settings.workers > 1 and state.service is None and state.failure is None:
-            await asyncio.sleep(LOOK_S)  # the port is not listened on before: the other workers answer meanwhile
+        while held is not None and held(state.service is not None):
+            await asyncio.sleep(HELD_S)
+        feeling = asyncio.create_task(feel(metrics.counts.loop))
         yield
         stopping.set()
+        feeling.cancel()
         await loading  # a thread can't be cancelled; its log must be closed too
         if state.service is not None:
             state.service.scorer.close()
@@ -111,8 +115,10 @@ def create_app(
         return reply
 
     def failed(request: Request, reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-        route = request.url.path.removeprefix("/v1/")
-        metrics.ended(route if route in ROUTES else "other", reply.status)
+        route = request.url.path.removeprefix("/v1/").partition("/")[0]
+        route = route if route in ROUTES else "other"
+        metrics.ended(route, reply.status)
+        handler.refusals.tell(route, reply.status)
         return response(reply, headers)
 
     @app.exception_handler(InvalidRequest)
@@ -172,11 +178,14 @@ async def _load(
 def _put(service: Service, handler: RankHandler) -> None:
     """From now on this is what answers: one assignment between two requests."""
     state, about = handler.state, service.description
-    handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
+    arms = {arm: about.others.get(arm, about.model) for arm in about.arms}
+    handler.metrics.loaded(about.model, about.encoder, about.family, arms)
     source = service.scorer.source
     if isinstance(source, OnlineSource) and (state.service is None or state.service.scorer.source is not source):
-        handler.metrics.watch(source.users.counts)
+        handler.metrics.watch([source], service.scorer.clock)
         source.read_ahead(handler.settings.store_timeout_ms / 1e3)
+    if service.scorer.log is not None:
+        handler.metrics.watch_log("predictions", service.scorer.log.files)
     state.service, state.failure = service, None
 
 
@@ -200,7 +209,7 @@ async def read_body(request: Request, limit: int) -> bytes | Reply:
 def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
     """A reply as FastAPI sends it."""
     more = {} if reply.retry_after_s is None else {"Retry-After": str(reply.retry_after_s)}
-    return Response(reply.content, reply.status, media_type=JSON, headers={**(headers or {}), **more})
+    return Response(reply.json, reply.status, media_type=JSON, headers={**(headers or {}), **more})
 
 
 def _content(schema: str) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 
 RESTART_S = (0.2, 10.0)  # first and longest wait before a dead worker is started again
 SOUND_S = 5.0  # a worker that lived as long did not die of its start, and is started again after the first of these
@@ -30,11 +32,26 @@ def listening(host: str, port: int) -> socket.socket:
     return sock
 
 
-def supervise(count: int, work: Callable[[int], None]) -> None:
-    """Run `work(number)` in `count` processes until SIGINT or SIGTERM; whichever dies before that is started again.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One worker's place among the others."""
+
+    number: int
+    opened: Event  # set once worker 0 can answer
+
+    @property
+    def opens(self) -> bool:
+        """Whether this worker listens while it loads, to say so: the first one, the first time.  Every other one listens only
+        when it can answer, so that nobody whom others could serve is told to wait."""
+        return self.number == 0 and not self.opened.is_set()
+
+
+def supervise(count: int, work: Callable[[Place], None]) -> None:
+    """Run `work(place)` in `count` processes until SIGINT or SIGTERM; whichever dies before that is started again.
 
     `work` must be picklable, and end on SIGTERM."""
     context = mp.get_context("spawn")
+    opened = context.Event()
     stopping: list[int] = []
     for wanted in (signal.SIGINT, signal.SIGTERM):
         signal.signal(wanted, lambda received, _: stopping.append(received))
@@ -43,7 +60,7 @@ def supervise(count: int, work: Callable[[int], None]) -> None:
     workers: list[BaseProcess] = []
 
     def start(number: int) -> BaseProcess:
-        process = context.Process(target=work, args=(number,), name=f"worker {number}")
+        process = context.Process(target=work, args=(Place(number, opened),), name=f"worker {number}")
         process.start()
         started[number] = time.monotonic()
         return process

@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
 from models.boosted_trees import BoostedTrees
-from pipelines.bench import cpu_clock, fixed_model, knee, stages
+from pipelines.bench import cpu_clock, doors, fixed_model, knee, micro_batch, stages
 from pipelines.bench.boxes import boxes
 from pipelines.bench.closed_loop import have_wrk
 from pipelines.bench.contest import SLOW_S, Cell, Contestant, side_by_side
@@ -80,6 +80,9 @@ class Plan:
     look_s: float = 6.0  # half the knee, the knee, three times the knee, each LOOKS times
     bodies: int = 30_000
     faults: FaultPlan = field(default_factory=FaultPlan)
+    batches: Mapping[str, Sequence[int]] = field(
+        default_factory=lambda: {"micro_batch": (1, 2, 4, 8, 16), "connections": (1, 4, 16, 64)}
+    )
     ready: int = 128  # requests whose features are looked up beforehand, for the raw model and MLflow
 
     @property
@@ -134,6 +137,8 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
             load, half = (n, plan.connections[-1]), knees[str(n)]["rate"] / 2
             workers = worker_counts(work, asked.bodies, load, both, plan.seconds, plan.probe_s / 2)
             broken = faults(work, source, artefact, asked.bodies[n], half, load, server_cores, client_cores, plan.faults)
+            rest_and_grpc = doors.compare(work, asked.bodies, plan.loads, plan.rounds, server_cores)
+            batches = micro_batch.curve(work, asked.bodies, plan.candidates[0], plan.batches, plan.rounds, server_cores)
     finally:
         branch.drop(work)
     rank = by_load(cells[OURS])
@@ -147,6 +152,8 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
         "knee": knees,
         "workers": workers,
         "faults": broken,
+        "grpc": rest_and_grpc,
+        "micro_batch": batches,
         "clients": clients,
         "boxes": {str(n): boxes(cells[OURS][n, plan.connections[-1]].cpu_us) for n in plan.candidates},
         "users": {"count": asked.users, "zipf": ZIPF, "cache_hit_rate": hit_rate(cells[OURS])},

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from serving.connections import within_limits
 from serving.front_door import front_door
 from serving.metrics import ServingMetrics
-from serving.rank_handler import RankHandler, Reply, ServerState, Service, Wanted
+from serving.rank_handler import REST, RankHandler, Reply, ServerState, Service, Wanted, Wire
 from serving.scorer import RankRequest
 
 PROGRAM = """
@@ -43,7 +43,7 @@ class _Nothing(RankHandler):
     def __init__(self, chosen: Settings) -> None:
         super().__init__(ServerState(), chosen, ServingMetrics())
 
-    def read(self, body: bytes) -> "Wanted | Reply":
+    def read(self, body: bytes, wire: Wire = REST) -> "Wanted | Reply":
         return Reply(200, b"{}")
 
 
@@ -53,9 +53,9 @@ class _Busy(_Nothing):
     def __init__(self, chosen: Settings, busy_us: float) -> None:
         super().__init__(chosen)
         self._busy_ns = int(busy_us * 1e3)
-        self._wanted = Wanted(cast(Service, None), cast(RankRequest, None), 0)
+        self._wanted = Wanted(cast(Service, None), cast(RankRequest, None), 0, REST)
 
-    def read(self, body: bytes) -> "Wanted | Reply":
+    def read(self, body: bytes, wire: Wire = REST) -> "Wanted | Reply":
         return self._wanted
 
     def ahead(self, wanted: Wanted) -> None:

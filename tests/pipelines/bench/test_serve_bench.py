@@ -33,8 +33,9 @@ from serving.scorer import RankRequest, candidate_rows, fetch
 
 FAULTS = FaultPlan(kills=1, phases_s=(0.5, 0.5, 1.0), swaps=1, look_s=0.3, closed_s=1)
 QUICK = serve.Plan(
-    candidates=(20,), rounds=1, seconds=1, counted=3, probe_s=0.3, look_s=0.3, bodies=300, ready=4, faults=FAULTS
-)
+    candidates=(20,), rounds=1, seconds=1, counted=3, probe_s=0.3, look_s=0.3, bodies=300, ready=4, faults=FAULTS,
+    batches={"micro_batch": (1, 4), "connections": (1, 8)},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,14 @@ def test_the_benchmark_measures_every_server_and_leaves_the_home_as_it_was(main_
     assert set(found["faults"]["against"]) == set(found["faults"]["goals"])
     assert found["faults"]["against"]["missing"] == 0
     assert list(found["workers"]) == ["1", "2"]
+    for both in found["grpc"]["20"].values():
+        assert both["rest"]["requests"] > 0 < both["grpc"]["requests"]
+        assert (both["rest"]["client"], both["grpc"]["client"]) == ("asyncio", "grpc.aio")
+        assert both["cpu_ratio"] == pytest.approx(both["grpc"]["cpu_us"] / both["rest"]["cpu_us"], rel=0.01)
+        assert both["bytes"]["grpc"] < both["bytes"]["rest"]
+    batches = found["micro_batch"]
+    assert {c: list(row) for c, row in batches["cells"].items()} == {"1": ["1", "4"], "8": ["1", "4"]}
+    assert set(batches["pays"]) == {"1", "8"}
     for knee in found["knee"].values():
         for name in ("half", "knee", "triple"):
             at = knee[name]
