@@ -9,6 +9,7 @@ from infra.settings import Settings
 from monitoring.runbooks import markdown as runbooks
 from pipelines.answers import ANSWERS, answer
 from pipelines.bug_pages import bug_catalogue
+from pipelines.faults_page import BLOCKS as FAULTS
 from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
 from pipelines.markdown import table
@@ -181,6 +182,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "train-steps": train_steps,
     **SERVING,
     **WATCHING,
+    **FAULTS,
     "gauntlet": gauntlet_scores,
     "gauntlet-clean": gauntlet_clean,
     "gauntlet-peers": gauntlet_peers,

@@ -115,7 +115,7 @@ def create_app(
         return reply
 
     def failed(request: Request, reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-        route = request.url.path.removeprefix("/v1/")
+        route = request.url.path.removeprefix("/v1/").partition("/")[0]
         route = route if route in ROUTES else "other"
         metrics.ended(route, reply.status)
         handler.refusals.tell(route, reply.status)
@@ -209,7 +209,7 @@ async def read_body(request: Request, limit: int) -> bytes | Reply:
 def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
     """A reply as FastAPI sends it."""
     more = {} if reply.retry_after_s is None else {"Retry-After": str(reply.retry_after_s)}
-    return Response(reply.content, reply.status, media_type=JSON, headers={**(headers or {}), **more})
+    return Response(reply.json, reply.status, media_type=JSON, headers={**(headers or {}), **more})
 
 
 def _content(schema: str) -> dict[str, Any]:

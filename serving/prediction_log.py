@@ -18,8 +18,8 @@ from serving import segment_log
 from serving.segment_log import SEGMENT_BYTES, SegmentLog, TornWrite
 
 __all__ = [
-    "Column", "Matrix", "PredictionLog", "Record", "TornWrite", "features_of", "matrix", "names_of", "pack", "read", "segments",
-    "unpack",
+    "Column", "Matrix", "PredictionLog", "Record", "TornWrite", "features_of", "matrix", "names_of", "pack", "read", "repeated",
+    "segments", "unpack",
 ]  # fmt: skip
 
 SUFFIX = ".plog"
@@ -75,6 +75,11 @@ class Record(msgspec.Struct, kw_only=True):
 def pack(values: npt.NDArray[Any]) -> Column:
     """An array as a `Column`, copied."""
     return Column(_code(values.dtype), values.shape, values.tobytes())
+
+
+def repeated(values: npt.NDArray[Any], rows: int) -> Column:
+    """An array [1, ..] that stands for `rows` equal ones, as the `Column` of them all."""
+    return Column(_code(values.dtype), (rows, *values.shape[1:]), values.tobytes() * rows)
 
 
 def unpack(column: Column) -> npt.NDArray[Any]:

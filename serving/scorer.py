@@ -37,7 +37,7 @@ from models.artefact import Artefact
 from serving.fallback import NAME as POPULARITY
 from serving.fallback import popularity
 from serving.policy import Policy, Slate
-from serving.prediction_log import PredictionLog, Record, matrix, pack
+from serving.prediction_log import PredictionLog, Record, matrix, pack, repeated
 
 LOGGED_ONE_IN = 100  # of the candidates that are not shown, a hashed share has its feature values logged
 STAGES = ("fetch", "encode", "score", "calibrate", "policy", "log")
@@ -314,7 +314,10 @@ class Scorer:
         if self.log_all:
             logged = np.concatenate([logged, np.setdiff1d(np.arange(n), logged)])
         columns = Blocks.of(begun.batch.columns)
-        others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
+        others = {
+            name: pack(values[logged]) if len(values) == n else repeated(values, len(logged))
+            for name, values in columns.others.items()
+        }
         return Record(
             request_id=begun.request_id,
             time_us=begun.time_us,
@@ -336,7 +339,7 @@ class Scorer:
             sampled=sampled,
             numbers=matrix(columns.names.numbers, columns.numbers[logged]),
             whole=matrix(columns.names.whole, columns.whole[logged]),
-            others={name: pack(values[logged]) for name, values in others.items()},
+            others=others,
             snapshots=matrix(states.names, states.snapshot[logged]),
             ages=matrix(states.names, states.age_s[logged]),
         )
@@ -378,8 +381,9 @@ def logged_rows(request_id: int, n: int, shown: I64) -> I64:
     first = mix_one(request_id, _SAMPLE) % LOGGED_ONE_IN
     if first >= n:
         return shown
-    drawn = np.arange(first, n, LOGGED_ONE_IN)
-    return np.concatenate([shown, drawn[~np.isin(drawn, shown)]])
+    found = shown.tolist()
+    there = set(found)
+    return np.array(found + [row for row in range(first, n, LOGGED_ONE_IN) if row not in there], np.int64)
 
 
 def marks(states: ViewStates, ad_id: I64, degraded: Degraded) -> Marks:

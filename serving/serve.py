@@ -24,13 +24,15 @@ from serving.companions import Companion, Companions
 from serving.connections import within_limits
 from serving.events import ClickIntake, add_events
 from serving.follower import NOT_YET, Follower
-from serving.front_door import front_door
+from serving.front_door import WaitingRoom, front_door
 from serving.metrics import ServingMetrics
 from serving.metrics_share import SharedMetrics, forget
 from serving.rank_handler import Service
 from serving.rollout_audit import sent_back
 from serving.rollout_routes import add_rollout
 from serving.workers import Place, listening, supervise
+
+GIVE_WAY_S = 1e-3  # a thread that loads a model or ads gives way to requests this soon: Python's 5 ms are several answers
 
 _log = logging.getLogger("clickproof.serving")
 
@@ -45,7 +47,7 @@ def serve(home: Home, settings: Settings, companions: Sequence[Companion] = ()) 
     taken.
     """
     logs.begin(settings.log_format)
-    _check_port(settings)
+    _check_ports(settings)
     started_ns = time.monotonic_ns()
     beside = Companions(home, settings, (SHADOWS, *companions))
     try:
@@ -81,8 +83,14 @@ def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMet
     def held(ready: bool) -> bool:
         return place is not None and not place.opens and not (ready and place.opened.is_set()) and not servers[0].should_exit
 
+    sys.setswitchinterval(GIVE_WAY_S)
     app = home_app(home, settings, started_ns, metrics, place.opened.set if place else None, held)
-    door = within_limits(settings, front_door(app.state.rank))
+    room = WaitingRoom(app.state.rank)
+    if settings.grpc_port:
+        from serving.grpc_door import add_grpc  # gRPC's own library is loaded where somebody wants it
+
+        add_grpc(app, room, settings)
+    door = within_limits(settings, front_door(app.state.rank, room))
     config = uvicorn.Config(app, access_log=False, log_config=None, **door)
     with listening(settings.host, settings.port) as sock:
         servers.append(uvicorn.Server(config))
@@ -135,16 +143,21 @@ def _tell(home: Home, follower: Follower, metrics: ServingMetrics) -> None:
         metrics.rollout(follower.rollout.number, follower.answering, len(follower.refusals), ended)
 
 
-def _check_port(settings: Settings) -> None:
-    """Raises ExplainedError where somebody listens on the port already, before a model is loaded in vain."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ExplainedError(
-                f"{settings.host}:{settings.port} can't be used: {error.strerror}; choose another with CLICKPROOF_PORT=8010"
-            ) from error
+def _check_ports(settings: Settings) -> None:
+    """Raises ExplainedError where somebody listens on a port already, before a model is loaded in vain."""
+    if settings.grpc_port == settings.port:
+        raise ExplainedError(
+            f"REST and gRPC can't both have port {settings.port}; choose another with CLICKPROOF_GRPC_PORT=8011"
+        )
+    for port, setting in ((settings.port, "CLICKPROOF_PORT=8010"), (settings.grpc_port, "CLICKPROOF_GRPC_PORT=8011")):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))  # 0, for no port, is always free
+            except OSError as error:
+                raise ExplainedError(
+                    f"{settings.host}:{port} can't be used: {error.strerror}; choose another with {setting}"
+                ) from error
 
 
 def load_service(home: Home, settings: Settings, clock: Clock | None = None) -> Service:
