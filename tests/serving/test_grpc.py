@@ -1,6 +1,8 @@
 """The gRPC door: what it answers is what REST answers, what is wrong has its status, and it keeps the server's promises."""
 
+import io
 import json
+import logging
 import re
 import threading
 import time
@@ -24,6 +26,7 @@ from test_app import service
 from infra.clock import FixedClock
 from infra.errors import ExplainedError
 from infra.home import Home
+from infra.logs import JsonLines
 from infra.settings import Settings
 from serving import clickproof_pb2 as pb
 from serving.assignment import Assignment
@@ -183,6 +186,23 @@ def test_a_wrong_field_is_named(doors, home, change, field):
     assert said.code() == Code.INVALID_ARGUMENT
     assert said.details().startswith(f"{field}: ")
     assert logged(home) == []
+
+
+def test_the_log_has_the_id_of_a_refused_call(doors):
+    told = io.StringIO()
+    handler = logging.StreamHandler(told)
+    handler.setFormatter(JsonLines())
+    log = logging.getLogger("clickproof.serving")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        doors.grpc.refused(message(request_id=5, candidates=[1, 2, 1]).SerializeToString())
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+    (line,) = (json.loads(line) for line in told.getvalue().splitlines())
+    assert (line["route"], line["status"], line["request_id"]) == ("grpc", 422, 5)
 
 
 def test_a_value_without_a_value_is_unknown(doors):
