@@ -46,7 +46,7 @@ live: setup  ## the control room: a page on which to break the running system an
 	$(CLICKPROOF) live
 
 test: setup  ## run the tests
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n 2
 
 check: setup  ## lint, types, arrows between rooms, generated docs
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports && $(CLICKPROOF) docs --check

@@ -89,6 +89,13 @@ class OnlineSource:
             self._reader.close()
         self._store.close()
 
+    def ages_s(self, now_us: int) -> dict[str, float]:
+        """How old each view's stored data would be in a request at `now_us`, seconds; of those that were ever written."""
+        known = self._known
+        marks = known.marks if known else {}
+        ages = {view.name: (now_us - marks[view.name].event_us) / SECOND_US for view in self.views if view.name in marks}
+        return {name: age for name, age in ages.items() if marks[name].event_us >= 0}
+
     def refresh(self, store: OnlineStore | None = None) -> _Known:
         """Look at the store's marks, and load ads and placements again where they were written since."""
         store = store or self._store

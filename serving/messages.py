@@ -151,14 +151,14 @@ def decode_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(422, *_place(str(error))) from None
+        raise InvalidRequest(422, *blamed(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(400, None, f"the body is not JSON in UTF-8: {error}") from None
     except RecursionError:
         raise InvalidRequest(400, None, "the body is nested too deeply") from None
 
 
-def _place(message: str) -> tuple[str | None, str]:
+def blamed(message: str) -> tuple[str | None, str]:
     """(field, message) of msgspec's message, which ends in a path such as ' - at `$.candidates[0].bid`'."""
     text, _, path = message.partition(" - at `$")
     place = path.rstrip("`").lstrip(".")

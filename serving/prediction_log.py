@@ -133,6 +133,11 @@ class PredictionLog:
         """The segment that was opened last."""
         return self._log.path
 
+    @property
+    def files(self) -> SegmentLog:
+        """What it writes through: for who watches it."""
+        return self._log
+
     def append(self, record: Record) -> int:
         """Write one record; bytes written.  When this returns the record survives SIGKILL.  Raises as `SegmentLog.append`."""
         return self._log.append(self._encoder.encode(record))

@@ -189,6 +189,10 @@ class Scorer:
         if isinstance(self.source, OnlineSource):
             self.source.close()
 
+    def new_id(self) -> int:
+        """The id of a request that comes without one."""
+        return derived_id_one(self._origin, next(self._count))
+
     def score_rows(self, rows: RequestBatch, slot: npt.NDArray[np.integer]) -> tuple[F32, F32, FeatureBatch]:
         """(s, p, features) of n rows: p is the click probability at each row's own slot."""
         batch = fetch(self.source, rows)
@@ -237,7 +241,7 @@ class Scorer:
             raise ValueError("this scorer was made without a prediction log; it can score rows but not answer requests")
         started = perf_counter_ns()
         time_us = self.clock.now_us() if request.time_us is None else request.time_us
-        request_id = derived_id_one(self._origin, next(self._count)) if request.request_id is None else request.request_id
+        request_id = self.new_id() if request.request_id is None else request.request_id
         arm = self.arms.arm(request.user_id, request_id)
         model = self._others.get(arm, self._model)
         batch = fetch(self.source, candidate_rows(request, time_us))

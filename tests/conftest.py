@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from as_a_user import MainJob, clickproof
 from hypothesis import settings as hypothesis_settings
+from once import once
 from real_redis import RealRedis
 
 from infra import settings as settings_room
@@ -18,13 +19,24 @@ hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests need the main job take longest and come first: several processes then end at about the same time."""
+    long = {item.path for item in items if "main_job" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
     """The main job at size tiny, run once a session as users run it.  Tests that write to its home work on a branch."""
-    state = tmp_path_factory.mktemp("state")
-    done = clickproof("train", "--size", "tiny", "--json", home=state)
-    chosen = Settings(home=state, size="tiny")
-    return MainJob(chosen, chosen.base(), json.loads(done.stdout.splitlines()[-1]), done.stderr)
+
+    def train(folder: Path) -> None:
+        done = clickproof("train", "--size", "tiny", "--json", home=folder / "state")
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    found = once(tmp_path_factory, "main-job", train)
+    chosen, result = Settings(home=found / "state", size="tiny"), (found / "stdout").read_text().splitlines()[-1]
+    return MainJob(chosen, chosen.base(), json.loads(result), (found / "stderr").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, until
+from ports import free_port
 
 
 class RealRedis:
@@ -20,9 +21,7 @@ class RealRedis:
             if os.environ.get("CI") == "true":
                 pytest.fail("redis-server is not on PATH; CI must install it")
             pytest.skip("redis-server is not on PATH; install it (apt install redis-server) to test the Redis store")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._command = [server, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
         self.start()
 
@@ -34,12 +33,11 @@ class RealRedis:
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        for _ in range(200):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("redis-server did not start")
+        until(self._answers, lambda: f"redis-server did not start; its exit status: {self._process.poll()}")
+
+    def _answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def hang(self) -> None:
         """It holds its connections and answers nothing."""
@@ -52,4 +50,4 @@ class RealRedis:
     def kill(self) -> None:
         """It is gone, with all it held."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)

@@ -15,7 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-START_S = 120.0  # a busy machine takes its time to import everything
+from patience import PATIENCE_S
+from ports import free_port
+
 CANARY = "c4n4ry-of-a-person"  # stands for what people would not like to find in a log
 JSON = {"Content-Type": "application/json"}
 PROGRAM = "from pipelines.cli import app\napp()"
@@ -57,7 +59,7 @@ class RealServer:
     def stop(self) -> None:
         """End it as a user does, and wait until it is over; fails the test where that takes too long."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        self.process.wait(PATIENCE_S)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -110,8 +112,7 @@ def answers(stream: BinaryIO, method: str = "POST") -> Iterator[Said]:
 def serving(state: Path, log: Path, program: str = PROGRAM, status: int = 200, **settings: object) -> Iterator[RealServer]:
     """`clickproof serve` for the tiny market of `state`, with these settings, until the end of the block; `status` is what
     /readyz comes to answer."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     told = {f"CLICKPROOF_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-c", program, "serve", "--size", "tiny", "--home", str(state)]
     with log.open("wb") as file:
@@ -125,7 +126,7 @@ def serving(state: Path, log: Path, program: str = PROGRAM, status: int = 200, *
 
 
 def _wait_ready(server: RealServer, status: int) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and server.process.poll() is None:
         try:
             said = server.send(request("GET", "/readyz"))

@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,8 @@ from typing import Any
 
 import pytest
 from landed_log import FIRST_DAY_US, SPEC, land_days, log_of_day
+from patience import PATIENCE_S, until
+from ports import free_port
 
 from features.ids import click_id
 from infra.clock import DAY_US, HOUR_US
@@ -65,8 +66,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def server(home: Home, port: int, root: Path) -> Iterator["subprocess.Popen[byte
 
 def send(port: int, body: dict[str, Any]) -> tuple[int, dict[str, str], dict[str, Any]]:
     """(status, headers, answer); status 0 where none came."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         link.request("POST", "/v1/events", json.dumps(body), {"Content-Type": "application/json"})
         with link.getresponse() as answer:
@@ -160,7 +160,8 @@ def test_killed_at_random_moments_it_loses_nothing_that_it_acknowledged(
                 before = client.answers[202]
                 if not thread.is_alive():
                     thread.start()
-                time.sleep(luck.uniform(0.05, 0.5))
+                until(lambda before=before: client.answers[202] > before)
+                time.sleep(luck.uniform(0, 0.4))
                 process.send_signal(signal.SIGKILL)
                 assert process.wait() == -signal.SIGKILL
                 lives.append(client.answers[202] - before)
@@ -210,5 +211,5 @@ def test_where_nothing_can_be_written_it_says_so_and_recovers(home: Home, port: 
         assert again == {"accepted": 20, "duplicate": 0}  # what was refused is not taken for known
         taken += refused[:20]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
     assert clicks_in_lake(home) == Counter(taken)

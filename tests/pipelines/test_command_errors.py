@@ -1,14 +1,16 @@
 """What a person meets who interrupts, mistypes, or whose files break."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from as_a_user import clickproof
+import pytest
+from as_a_user import MainJob, clickproof
+from patience import PATIENCE_S, until
 
 from infra.home import Home
 from infra.lake import Lake
@@ -25,36 +27,39 @@ def test_ctrl_c_ends_at_once_with_everything_it_started(tmp_path: Path) -> None:
         if line.startswith("ingest events"):
             break
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=90) == 130
+    assert process.wait(PATIENCE_S) == 130
     assert "run it again" in process.stderr.read()
     process.stderr.close()
-    left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
-    for _ in range(50):
-        if not left.stdout:
-            break
-        time.sleep(0.1)
-        left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
-    assert not left.stdout
+    until(lambda: not of_group(process.pid), lambda: of_group(process.pid))
 
 
-def test_a_file_that_breaks_after_it_was_ingested_takes_no_row_away(tmp_path: Path) -> None:
-    clickproof("ingest", *TINY, home=tmp_path)
-    home = Home(tmp_path / "world-tiny-1")
+def of_group(pid: int) -> str:
+    """Its processes that are still there."""
+    return subprocess.run(["pgrep", "--list-name", "-g", str(pid)], capture_output=True, text=True, check=False).stdout
+
+
+@pytest.fixture
+def ingested(main_job: MainJob, tmp_path: Path) -> Home:
+    """A copy of a home whose events are in its lake."""
+    shutil.copytree(main_job.settings.home, tmp_path, dirs_exist_ok=True)
+    return Home(tmp_path / main_job.home.root.name)
+
+
+def test_a_file_that_breaks_after_it_was_ingested_takes_no_row_away(ingested: Home) -> None:
+    home = ingested
     before = Lake.of(home).read("clicks").num_rows
     landed = sorted((home.landing / "clicks").glob("day=*/*.parquet"))[3]
     landed.write_bytes(b"junk")
-    done = clickproof("ingest", *TINY, home=tmp_path, status=2)
+    done = clickproof("ingest", *TINY, home=home.root.parent, status=2)
     assert str(landed) in done.stderr
     assert "The lake keeps what it had" in done.stderr
     assert Lake.of(home).read("clicks").num_rows == before
 
 
-def test_a_file_that_was_never_readable_is_named(tmp_path: Path) -> None:
-    clickproof("ingest", *TINY, home=tmp_path)
-    home = Home(tmp_path / "world-tiny-1")
-    bad = sorted((home.landing / "clicks").glob("day=*"))[-1] / "part-9.parquet"
+def test_a_file_that_was_never_readable_is_named(ingested: Home) -> None:
+    bad = sorted((ingested.landing / "clicks").glob("day=*"))[-1] / "part-9.parquet"
     bad.write_bytes(b"junk")
-    done = clickproof("ingest", *TINY, home=tmp_path)
+    done = clickproof("ingest", *TINY, home=ingested.root.parent)
     assert "refused: " in done.stderr
     assert bad.name in done.stderr
 
@@ -79,7 +84,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         command = [str(Path(sys.executable).with_name("clickproof")), "serve", *TINY, "--home", str(tmp_path)]
         environment = {**os.environ, "CLICKPROOF_PORT": str(port)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "CLICKPROOF_PORT=8010" in done.stderr
 

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from shutil import copytree
 
 from as_a_user import MainJob, clickproof
+from patience import PATIENCE_S
 
 from models.artefact import load
 from models.registry import CHAMPION, Registry
@@ -77,11 +77,9 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
         "heavy = {'pandas', 'torch', 'feast', 'mlflow', 'prefect', 'evidently', 'xgboost', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     assert "train" in done.stdout
-    assert time.perf_counter() - started < 10  # a hang would be caught; the command itself takes about 0.3 s
 
 
 def test_an_error_meant_for_people_has_no_traceback(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
+from ports import free_port
 
 from infra.errors import ExplainedError
 from infra.settings import Settings
 from pipelines.ui import arguments
-
-START_S = 150.0  # Prefect and MLflow migrate a new database first, on a busy machine slowly
 
 Open = Callable[[str], str]  # (tool) -> URL of its page
 
@@ -29,8 +28,7 @@ def serving(tmp_path: Path) -> Iterator[Open]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(tool: str) -> str:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         command = [Path(sys.executable).with_name("clickproof"), "ui", tool, "--home", tmp_path, "--port", port]
         told = {**os.environ, "CLICKPROOF_MLFLOW_URL": f"sqlite:///{tmp_path}/mlflow.db"}
         with (tmp_path / f"{tool}.log").open("wb") as log:
@@ -49,7 +47,7 @@ def serving(tmp_path: Path) -> Iterator[Open]:
 
 def get(url: str, log: Path) -> bytes:
     """The page once it is there; fails the test with the server's words where it never is."""
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S  # Prefect and MLflow migrate a new database first
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -57,7 +55,7 @@ def get(url: str, log: Path) -> bytes:
                 return answer.read()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.3)
-    raise AssertionError(f"{url} did not answer in {START_S:g} s:\n{log.read_text()[-3000:]}")
+    raise AssertionError(f"{url} did not answer in {PATIENCE_S:g} s:\n{log.read_text()[-3000:]}")
 
 
 @pytest.mark.parametrize("tool", ["mlflow", "prefect"])

@@ -9,16 +9,17 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from patience import PATIENCE_S
 
 from serving.connections import within_limits
-from serving.front_door import front_door
+from serving.front_door import WaitingRoom, front_door
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[int]:
+def running(app: FastAPI, room: WaitingRoom | None = None) -> Iterator[int]:
     """The port that `app` is served on through the front door, as `clickproof serve` does; stopped gracefully afterwards."""
     handler = app.state.rank
-    config = uvicorn.Config(app, log_level="warning", **within_limits(handler.settings, front_door(handler)))
+    config = uvicorn.Config(app, log_level="warning", **within_limits(handler.settings, front_door(handler, room)))
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
@@ -38,5 +39,5 @@ def running(app: FastAPI) -> Iterator[int]:
 @contextmanager
 def client_of(app: FastAPI) -> Iterator[httpx.Client]:
     """An HTTP client of a running server."""
-    with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+    with running(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
         yield client

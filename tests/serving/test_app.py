@@ -3,13 +3,13 @@
 import asyncio
 import json
 import threading
-import time
 from contextlib import contextmanager
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from front_door_server import client_of, running
+from patience import PATIENCE_S, until
 from small_world import NOW_US, DictSource, TinyArtefact
 
 from infra.clock import FixedClock
@@ -55,11 +55,7 @@ def serving(request):
 
 
 def wait_ready(client) -> None:
-    for _ in range(500):
-        if client.get("/readyz").status_code == 200:
-            return
-        time.sleep(0.01)
-    raise AssertionError(client.get("/readyz").text)
+    until(lambda: client.get("/readyz").status_code == 200, lambda: client.get("/readyz").text)
 
 
 @pytest.fixture
@@ -183,7 +179,7 @@ def test_health_is_immediate_and_readiness_waits_for_the_model(home, serving):
     go = threading.Event()
 
     def load() -> Service:
-        go.wait(10)
+        assert go.wait(PATIENCE_S)
         return service(home)
 
     with serving(load) as client:
@@ -202,11 +198,8 @@ def test_a_model_that_cannot_be_loaded_is_explained(caplog, serving):
         raise FileNotFoundError("no champion yet; run `make train`")
 
     with serving(load) as client:
-        for _ in range(200):
-            answer = client.get("/readyz")
-            if "make train" in answer.text:
-                break
-            time.sleep(0.01)
+        until(lambda: "make train" in client.get("/readyz").text)
+        answer = client.get("/readyz")
         assert answer.status_code == 503
         assert "no champion yet; run `make train`" in answer.json()["error"]["message"]
         assert client.get("/healthz").status_code == 200
@@ -293,13 +286,8 @@ def test_a_real_server_answers_concurrent_clients_and_refuses_a_long_chunked_bod
 
 
 async def _drive(url: str) -> tuple[list[int], tuple[int, bool]]:
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-        for _ in range(500):
-            try:
-                if (await client.get("/readyz")).status_code == 200:
-                    break
-            except httpx.ConnectError:
-                pass
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+        while (await client.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
         answers = await asyncio.gather(*(client.post("/v1/rank", json=BODY | {"request_id": i}) for i in range(40)))
     # 100 MB announced in chunks: the answer must come long before they are all sent.
@@ -312,7 +300,7 @@ async def _drive(url: str) -> tuple[list[int], tuple[int, bool]]:
         writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
         await writer.drain()
         sent += 1024
-    status = int((await asyncio.wait_for(reader.readline(), 5)).split()[1])
+    status = int((await asyncio.wait_for(reader.readline(), PATIENCE_S)).split()[1])
     writer.close()
     await writer.wait_closed()
     return [answer.status_code for answer in answers], (status, sent < 100_000_000)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from patience import until
 
 from infra.home import Home
 from infra.settings import Settings
@@ -26,7 +26,9 @@ import os, sys, time
 from pathlib import Path
 from infra import child
 chosen, order = child.ordered()
-(Path(order["root"]) / f"alive-{os.getpid()}").write_text(chosen.write_token.get_secret_value())
+mine = Path(order["root"]) / f"alive-{os.getpid()}"
+mine.with_name("being-written").write_text(chosen.write_token.get_secret_value())
+mine.with_name("being-written").rename(mine)
 try:
     time.sleep(600)
 finally:
@@ -51,15 +53,6 @@ def put(home: Home, rollout: Rollout) -> None:
     beside = path.with_suffix(".beside")
     beside.write_bytes(encode(rollout))
     os.replace(beside, path)
-
-
-def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := found():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it never came")
 
 
 def pids(home: Home, said: str) -> set[int]:

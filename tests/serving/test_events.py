@@ -5,7 +5,6 @@ import logging
 import re
 import shlex
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta, timezone
@@ -19,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import until
 from pydantic import SecretStr
 from small_world import NOW_US
 
@@ -56,11 +56,7 @@ def server(home: Home, opened: bool = True, **settings: Any) -> FastAPI:
 
 
 def wait_loaded(client: TestClient) -> None:
-    for _ in range(1000):
-        if "no model here" in client.get("/readyz").text:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the server did not try to load a model")
+    until(lambda: "no model here" in client.get("/readyz").text, lambda: "the server did not try to load a model")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 from front_door_server import client_of, running
+from patience import PATIENCE_S
 from small_world import NOW_US, DictSource, TinyArtefact
 from test_app import BODY, service
 
@@ -187,7 +188,7 @@ def test_stopping_answers_those_who_wait(home, monkeypatch):
     came, enter = [], WaitingRoom.enter
     monkeypatch.setattr(WaitingRoom, "enter", lambda room, door, turn: (came.append(turn), enter(room, door, turn)))
     app = create_app(lambda: slow(home), Settings(max_wait_ms=60_000))
-    with ThreadPoolExecutor(8) as pool, httpx.Client(timeout=20) as client:
+    with ThreadPoolExecutor(8) as pool, httpx.Client(timeout=PATIENCE_S) as client:
         with running(app) as port:
             url = f"http://127.0.0.1:{port}"
             while client.get(f"{url}/readyz").status_code != 200:

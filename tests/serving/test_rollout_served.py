@@ -4,20 +4,21 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S, until
 from real_server import GOOD, JSON, RealServer, Said, request, serving
 from small_market import with_champion
 
 from infra.home import Home
 from infra.settings import Settings
 from models.artefact import MANIFEST
+from pipelines.incident_store import IncidentStore
 from serving import rollout_store
 from serving.prediction_log import read, segments
 from serving.rollout import promote
@@ -49,7 +50,7 @@ def home(state: Path) -> Home:
 
 @pytest.fixture
 def server(state: Path, tmp_path: Path) -> Iterator[RealServer]:
-    with serving(state, tmp_path / "server.log", rollout_token=TOKEN, canary_grace_s=4, workers=2) as found:
+    with serving(state, tmp_path / "server.log", rollout_token=TOKEN, workers=2, max_wait_ms=60_000) as found:
         yield found
 
 
@@ -62,7 +63,7 @@ def hashes(home: Home) -> tuple[str, str]:
 
 def changed(server: RealServer, headers: dict[str, str] = BEARER, **body: Any) -> Said:
     content = json.dumps({"who": "test", "why": "to see", **body}).encode()
-    said = server.send(request("POST", "/v1/rollout", content, {**JSON, **headers}))
+    said = server.send(request("POST", "/v1/rollout/changes", content, {**JSON, **headers}))
     assert said is not None
     return said
 
@@ -72,15 +73,6 @@ def model_of(server: RealServer) -> dict[str, Any]:
     assert said is not None
     assert said.status == 200
     return dict(json.loads(said.body))
-
-
-def until(found: Callable[[], Any], seconds: float = 90.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := found():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it never came")
 
 
 def everywhere(server: RealServer, number: int) -> None:
@@ -94,7 +86,7 @@ def test_models_are_swapped_under_load_without_one_failed_request_and_every_answ
     stop, statuses, seen = threading.Event(), Counter[int](), []
 
     def ask(number: int) -> None:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
             while not stop.is_set():
                 answer = client.post("/v1/rank", json={**GOOD, "user_id": number})
                 statuses[answer.status_code] += 1
@@ -169,14 +161,15 @@ def test_a_damaged_model_is_refused_before_anything_changes(server: RealServer, 
     assert model_of(server)["model"] == one
 
 
-def test_a_canary_that_gets_no_requests_is_taken_out_by_the_servers_own_guard(server: RealServer, home: Home) -> None:
+def test_a_canary_that_gets_no_requests_is_taken_out_by_the_servers_own_guard(state: Path, home: Home, tmp_path: Path) -> None:
     other = hashes(home)[1]
-    assert changed(server, change="canary", artefact=other, share=0.1).status == 200
-    until(lambda: rollout_store.read(home).canary is None)
-    assert rollout_store.history(home)[-1].who == "guard"
-    until(lambda: model_of(server)["others"] == {})
-    (incident,) = json.loads((home.root / "incidents.json").read_text()) if (home.root / "incidents.json").exists() else [1]
-    assert incident
+    with serving(state, tmp_path / "log", rollout_token=TOKEN, canary_grace_s=4, workers=2) as server:
+        assert changed(server, change="canary", artefact=other, share=0.1).status == 200
+        until(lambda: rollout_store.read(home).canary is None)
+        assert rollout_store.history(home)[-1].who == "guard"
+        until(lambda: model_of(server)["others"] == {})
+        (incident,) = until(IncidentStore(home, "").all).values()
+    assert incident["subject"] == other
 
 
 def test_a_shadow_scores_beside_the_server_and_ends_with_it(server: RealServer, home: Home) -> None:

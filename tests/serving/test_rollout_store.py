@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from infra.errors import ExplainedError
 from infra.home import Home, ReadOnlyHome
@@ -168,7 +169,7 @@ def test_of_two_who_change_at_once_one_is_refused(served: Home, hashes: list[str
 
     def race(artefact: str) -> None:
         def transition(now: Rollout) -> Rollout:
-            both.wait(10)  # both have read the same document
+            both.wait(PATIENCE_S)  # both have read the same document
             return add_shadow(now, artefact)
 
         try:

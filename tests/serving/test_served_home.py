@@ -1,6 +1,5 @@
 """Serving a whole home: a tiny market, ingested, materialised, with a trained champion."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
+from patience import until
 
 from features.batch import RequestBatch
 from features.online import OnlineSource
@@ -173,10 +173,7 @@ def test_a_day_is_scored_from_the_lake(served, model):
 def test_the_endpoint_serves_the_champion_with_fresh_features(served, model):
     settings = Settings(home=served.root, epsilon=0.0)
     with TestClient(create_app(lambda: load_service(served, settings), settings)) as client:
-        for _ in range(600):
-            if client.get("/readyz").status_code == 200:
-                break
-            time.sleep(0.05)
+        until(lambda: client.get("/readyz").status_code == 200, lambda: client.get("/readyz").text)
         about = client.get("/v1/model").json()
         assert (about["model"], about["family"], about["arms"]) == (model.hash, "logistic", {"a": 0.5, "b": 0.5})
         assert about["engine"] == "logistic has one engine"

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import httpx
+from patience import PATIENCE_S
 
 from infra.home import Home
-from serving.metrics import Counts
+from serving.counts import Counts
 from serving.metrics_share import SharedMetrics, forget
 
 PROGRAM = """
@@ -50,7 +51,7 @@ def who_answers(port: int, of: int) -> set[int]:
     found: set[int] = set()
     for _ in range(2000):
         try:
-            found.add(int(httpx.get(f"http://127.0.0.1:{port}/", timeout=5).text))
+            found.add(int(httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE_S).text))
         except httpx.TransportError:
             time.sleep(0.02)  # not up yet, or it died with the request
         if len(found) >= of:
@@ -78,7 +79,7 @@ def test_a_worker_that_dies_is_started_again_and_all_stop_together(tmp_path: Pat
         assert len(now & first) == 1
     finally:
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=60)[1].decode()
+        said = process.communicate(timeout=PATIENCE_S)[1].decode()
     assert process.returncode == 0, said
     assert {path.name for path in tmp_path.glob("stopped-*")} == {f"stopped-{pid}" for pid in now}
 

@@ -1,7 +1,7 @@
 """The distribution tier on a log of another business: quiet on clean days, right on damage, honest on little history."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -24,23 +24,34 @@ NOON = 13  # the hour in which damage begins
 def business() -> tuple[DistributionTier, list[Window]]:
     """A tier that knows the reference days, and the windows of the days after."""
     source, tier = Business(5, ROWS), DistributionTier(COLUMNS)
-    for window in source.windows(0, REFERENCE):
-        tier.test(window)
-        tier.learn()
+    follow(tier, source.windows(0, REFERENCE))
     return tier, list(source.windows(REFERENCE, REFERENCE + WATCHED))
 
 
-def watch(tier: DistributionTier, windows: list[Window]) -> list[Finding]:
+def follow(tier: DistributionTier, windows: Iterable[Window]) -> list[Finding]:
     """Findings of windows in order; each learned, as no incident is open."""
-    tier, found = copy.deepcopy(tier), []
+    found = []
     for window in windows:
         found += tier.test(window)
         tier.learn()
     return found
 
 
+def watch(tier: DistributionTier, windows: list[Window]) -> list[Finding]:
+    """The same by a copy of the tier."""
+    return follow(copy.deepcopy(tier), windows)
+
+
 def pages(found: list[Finding]) -> list[Finding]:
     return [finding for finding in found if finding.severity == "page"]
+
+
+@pytest.fixture(scope="module")
+def at_noon(business: tuple[DistributionTier, list[Window]]) -> DistributionTier:
+    """The tier after a clean morning."""
+    tier, windows = copy.deepcopy(business[0]), business[1]
+    assert pages(follow(tier, windows[:NOON])) == []
+    return tier
 
 
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray], share: float = 0.5) -> Callable[[Window], Window]:
@@ -86,10 +97,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_strong_damage_pages_within_two_hours_and_is_named(name: str, business: tuple[DistributionTier, list[Window]]) -> None:
-    tier, windows = business
+def test_strong_damage_pages_within_two_hours_and_is_named(
+    name: str, business: tuple[DistributionTier, list[Window]], at_noon: DistributionTier
+) -> None:
+    _, windows = business
     damage, subject, symptom, bug_class = DAMAGE[name]
-    found = pages(watch(tier, windows[:NOON] + [damage(w) for w in windows[NOON : NOON + 2]]))
+    found = pages(watch(at_noon, [damage(w) for w in windows[NOON : NOON + 2]]))
     assert found, "nothing paged"
     assert (found[0].subject, found[0].symptom, found[0].bug_class) == (subject, symptom, bug_class), [str(f) for f in found]
     assert found[0].symptom in SYMPTOMS["distribution"]
@@ -121,19 +134,27 @@ def test_predictions_that_no_longer_follow_from_the_features_page(business: tupl
     assert {f.subject for f in found} == {"prediction"}
 
 
-@pytest.mark.parametrize(("model", "again", "quiet"), [("m1", "p", True), ("m1", "other", False), ("m2", "p", False)])
-def test_a_residual_is_refuted_where_a_known_model_gives_what_was_logged(model: str, again: str, quiet: bool) -> None:
-    def of(window: Window, model: str) -> Window:
-        log = window.log.append_column("model", pa.array([model] * window.log.num_rows))
-        return Window(window.start_us, window.end_us, log)
+def scored_by(model: str, window: Window) -> Window:
+    log = window.log.append_column("model", pa.array([model] * window.log.num_rows))
+    return Window(window.start_us, window.end_us, log)
 
+
+@pytest.fixture(scope="module")
+def of_a_model() -> tuple[DistributionTier, list[Window]]:
+    """A tier that knows four days of the model m1, and the hours of the day after."""
     source, tier = Business(6, 6000), DistributionTier(COLUMNS)
-    for window in source.windows(0, 4):
-        tier.test(of(window, "m1"))
-        tier.learn()
+    follow(tier, (scored_by("m1", window) for window in source.windows(0, 4)))
+    return tier, list(source.windows(4, 5))
+
+
+@pytest.mark.parametrize(("model", "again", "quiet"), [("m1", "p", True), ("m1", "other", False), ("m2", "p", False)])
+def test_a_residual_is_refuted_where_a_known_model_gives_what_was_logged(
+    of_a_model: tuple[DistributionTier, list[Window]], model: str, again: str, quiet: bool
+) -> None:
+    tier = copy.deepcopy(of_a_model[0])
     found: list[Finding] = []
-    for window in list(source.windows(4, 5))[NOON : NOON + 2]:
-        hour = of(window, model)
+    for window in of_a_model[1][NOON : NOON + 2]:
+        hour = scored_by(model, window)
         p = np.random.default_rng(0).permutation(hour.log["p"].to_numpy())
         log = hour.log.set_column(hour.log.column_names.index("p"), "p", pa.array(p))
         given = pa.table({"id": log["id"], "p": p if again == "p" else np.random.default_rng(1).permutation(p)})

@@ -74,6 +74,7 @@ def test_a_run_counts_what_the_server_did(
 ) -> None:
     turn = count(1)
     monkeypatch.setattr("pipelines.load.context_of", lambda *_: ("device", "placement", "page_topic"))
+    monkeypatch.setattr("pipelines.load.DEADLINE_S", 60.0)  # a busy machine gives up on nobody
     with serving(lambda _: 503 if next(turn) % 5 == 0 else 200) as server:
         load_command(main_job.settings, f"http://127.0.0.1:{server.port}", 60.0, 2.0, 8, 5, True)
     said, came = capsys.readouterr(), next(turn) - 1

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from as_a_user import MainJob
+from patience import PATIENCE_S, until
 
 from infra import branch
 from infra.home import Home
@@ -75,14 +76,14 @@ class Running:
         return self.url.partition("#")[0]
 
     def get(self, path: str) -> dict:
-        with urllib.request.urlopen(self.root + path, timeout=60) as answer:
+        with urllib.request.urlopen(self.root + path, timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: dict, token: str) -> int:
         headers = {"Content-Type": "application/json", HEADER: token}
         request = urllib.request.Request(self.root + path, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code
@@ -124,8 +125,8 @@ def room(main_job: MainJob, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield running
     if process.poll() is None:
         process.terminate()
-        process.wait(60)
-    listening.join(10)
+        process.wait(PATIENCE_S)
+    listening.join(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +148,15 @@ def browser():
 @pytest.fixture(scope="module")
 def page(room: Running, browser):
     """One person's window, which remembers what went wrong in it and whom it asked."""
-    from at_the_page import LAPTOP
+    from at_the_page import LAPTOP, new_page
 
-    opened = browser.new_page(viewport=LAPTOP)
+    opened = new_page(browser, viewport=LAPTOP)
     opened.hosts, opened.errors = set(), []
     opened.on("request", lambda request: opened.hosts.add(re.sub(r"^(\w+://[^/]*).*", r"\1", request.url)))
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.on("console", lambda line: opened.errors.append(line.text) if line.type in ("error", "warning") else None)
     opened.goto(room.url)
-    opened.wait_for_selector("#charts figure", timeout=120_000)
+    opened.wait_for_selector("#charts figure")
     return opened
 
 
@@ -191,6 +192,8 @@ def test_nothing_is_cut_off_or_hard_to_read(room: Running, browser, size: str, s
 
 
 def test_writes_need_the_token(room: Running, browser):
+    from at_the_page import new_page
+
     bug = {"code": "SKEW03", "intensity": "strong"}
     for path, body in (
         ("api/inject", bug),
@@ -200,12 +203,12 @@ def test_writes_need_the_token(room: Running, browser):
     ):
         assert room.post(path, body, "wrong") == 403
     assert room.get("api/state")["injection"] is None
-    window = browser.new_context().new_page()
+    window = new_page(browser)
     window.goto(room.root)
     window.wait_for_selector("#bugs button[data-code]")
     assert window.is_disabled("#bugs button[data-code=SKEW03][data-intensity=strong]")
     assert "token" in window.inner_text("#break-help")
-    window.context.close()
+    window.close()
 
 
 OTHER_SITE = """async ([url, token]) => {
@@ -221,21 +224,23 @@ OTHER_SITE = """async ([url, token]) => {
 
 def test_a_page_of_another_site_reads_and_changes_nothing(room: Running, browser):
     """Even if it had the token: the endpoint's own address is another site to a browser."""
-    window = browser.new_context().new_page()
+    from at_the_page import new_page
+
+    window = new_page(browser)
     window.goto(room.get("api/about")["endpoint"] + "/healthz")
     before = len(room.get("api/state")["timeline"])
     assert window.evaluate(OTHER_SITE, [room.root, room.token]) == ["", "", ""]
     assert len(room.get("api/state")["timeline"]) == before
-    window.context.close()
+    window.close()
 
 
 def test_a_name_that_somebody_makes_lead_here_shows_nothing(room: Running, browser):
     """DNS rebinding: to the browser the page is the attacker's own, so only the server can refuse."""
-    from at_the_page import CHROMIUM
+    from at_the_page import CHROMIUM, new_page
 
     rules = "--host-resolver-rules=MAP evil.example 127.0.0.1"
     fooled = browser.browser_type.launch(executable_path=CHROMIUM, args=["--no-sandbox", rules])
-    window = fooled.new_page()
+    window = new_page(fooled)
     for url in (room.root, room.get("api/about")["endpoint"] + "/"):
         answer = window.goto(url.replace("127.0.0.1", "evil.example") + "metrics")
         assert answer.status == 421
@@ -303,20 +308,22 @@ def test_by_keyboard_alone(room: Running, page):
     assert room.get("api/state")["incidents"][-1]["class"] == bug_class
     page.focus("text=Acknowledge")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#alarm .tag[data-kind=acknowledged]", timeout=60_000)
+    page.wait_for_selector("#alarm .tag[data-kind=acknowledged]")
     page.focus("#heal")
     page.keyboard.press("Enter")
     wait_for_calm(page)
 
 
 def test_the_report_of_an_incident_is_drawn(room: Running, browser):
+    from at_the_page import new_page
+
     number = room.get("api/state")["incidents"][-1]["number"]
-    with urllib.request.urlopen(f"{room.root}api/incidents/{number}/report", timeout=120) as answer:
+    with urllib.request.urlopen(f"{room.root}api/incidents/{number}/report", timeout=PATIENCE_S) as answer:
         html = answer.read().decode()
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert "against the reference days" in html
     assert "ad_log_price" in html
-    window = browser.new_page()
+    window = new_page(browser)
     failed = []
     window.on("pageerror", lambda error: failed.append(str(error)))
     window.goto(f"{room.root}api/incidents/{number}/report")
@@ -335,11 +342,7 @@ def test_time_stops_and_goes_on(room: Running, page):
     assert room.get("api/state")["now_us"] == first
     page.click("#pause")
     page.wait_for_function("() => document.getElementById('pace-text').textContent !== 'paused'")
-    for _ in range(100):
-        if room.get("api/state")["now_us"] > first:
-            break
-        time.sleep(0.1)
-    assert room.get("api/state")["now_us"] > first
+    until(lambda: room.get("api/state")["now_us"] > first)
 
 
 def test_the_page_asked_no_other_host_and_nothing_failed_in_it(room: Running, page):
@@ -362,8 +365,9 @@ def test_ctrl_c_ends_everything_and_leaves_the_base_as_it_was(room: Running):
     run = Path(room.get("api/about")["branch"])
     assert run.exists()
     os.killpg(room.process.pid, signal.SIGINT)  # as a terminal does: to all of the group
-    assert room.process.wait(60) == 0
-    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
+    assert room.process.wait(PATIENCE_S) == 0
+    left = [Path(f"/proc/{pid}") for pid in below]
+    until(lambda: not any(path.exists() for path in left), lambda: [path for path in left if path.exists()])
     assert not run.exists()
     assert branch.fingerprint(replace(room.home, writable=False)) == room.before
     assert "stopped" in room.said[-1]
@@ -381,4 +385,4 @@ def test_the_endpoint_does_not_outlive_who_started_it(room: Running):
     time.sleep(1)
     assert process.poll() is None
     process.stdin.close()
-    assert process.wait(60) in (0, -signal.SIGTERM)
+    assert process.wait(PATIENCE_S) in (0, -signal.SIGTERM)

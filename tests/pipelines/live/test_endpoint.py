@@ -1,12 +1,12 @@
 """The endpoint of a drill: it breaks where it is told to, by whom shows the token; the production endpoint cannot be broken."""
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
+from patience import until
 
 from features.batch import RequestBatch
 from features.sources import LoggedSource
@@ -29,11 +29,8 @@ ORDER = {"code": "TEST01", "intensity": "strong", "seed": 1, "onset_us": 0}
 
 
 def ready(client: TestClient) -> TestClient:
-    for _ in range(600):
-        if client.get("/readyz").status_code == 200:
-            return client
-        time.sleep(0.05)
-    raise AssertionError(client.get("/readyz").text)
+    until(lambda: client.get("/readyz").status_code == 200, lambda: client.get("/readyz").text)
+    return client
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from patience import PATIENCE_S
 
 from infra.clock import HOUR_US, SECOND_US
 from pipelines.live.pace import FASTEST, Pace, Stopped
@@ -22,7 +23,7 @@ def test_a_paused_clock_stands_until_it_is_set_going():
     assert not done.wait(0.05)
     assert pace.now_us == 0
     pace.set(FASTEST)
-    waiting.join(10)
+    waiting.join(PATIENCE_S)
     assert done.is_set()
     assert pace.now_us >= HOUR_US
 
@@ -39,7 +40,7 @@ def test_a_stop_wakes_whoever_waits():
     waiting = threading.Thread(target=wait)
     waiting.start()
     pace.stop()
-    waiting.join(10)
+    waiting.join(PATIENCE_S)
     assert found == ["stopped"]
     with pytest.raises(Stopped):
         pace.wait(0)
