@@ -29,6 +29,7 @@ from features.online_users import MOST, Generation, Users
 from features.online_values import Mark
 from features.side_by_side import Columns, Entities
 from features.spec import service_views
+from infra.clock import SECOND_US
 from infra.home import Home
 
 STORE_FAILED = (sqlite3.Error, redis.RedisError, OSError, ValueError)  # the last: a row that can't be read
