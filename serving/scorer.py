@@ -34,6 +34,7 @@ from features.ids import derived_id_one, mix_one, text_id
 from features.online import OnlineSource
 from infra.clock import Clock
 from models.artefact import Artefact
+from models.logit_rows import finite
 from serving.fallback import NAME as POPULARITY
 from serving.fallback import popularity
 from serving.policy import Policy, Slate
@@ -266,7 +267,7 @@ class Scorer:
             slate = self.policy.choose(begun.request_id, value, request.slots)
             slots = np.arange(len(slate.shown))
             p = begun.model.artefact.probability(scored.s[slate.shown], slots).astype(np.float32)
-            if not np.isfinite(p).all():
+            if not finite(p):
                 raise FloatingPointError("a probability is not finite")
             return slate, p, scored
         except Exception:  # noqa: BLE001 - see `_score`
@@ -290,7 +291,7 @@ class Scorer:
                 encoded = started
                 s = model.score(batch.columns)
                 ran = perf_counter_ns()
-            if not np.isfinite(s).all():
+            if not finite(s):
                 raise FloatingPointError("a score is not finite")
             return _Scored(s, chosen.hash, chosen.encoder, "", (encoded - started, ran - encoded, perf_counter_ns() - ran))
         except Exception:  # noqa: BLE001 - whatever is wrong with a model, its callers need an order of ads
@@ -337,11 +338,11 @@ class Scorer:
             propensity=pack(slate.propensity),
             logged=pack(logged),
             sampled=sampled,
-            numbers=matrix(columns.names.numbers, columns.numbers[logged]),
-            whole=matrix(columns.names.whole, columns.whole[logged]),
+            numbers=matrix(columns.names.numbers, columns.numbers.take(logged, axis=0)),
+            whole=matrix(columns.names.whole, columns.whole.take(logged, axis=0)),
             others=others,
-            snapshots=matrix(states.names, states.snapshot[logged]),
-            ages=matrix(states.names, states.age_s[logged]),
+            snapshots=matrix(states.names, states.snapshot.take(logged, axis=0)),
+            ages=matrix(states.names, states.age_s.take(logged, axis=0)),
         )
 
 
