@@ -443,7 +443,7 @@ PIECES = [
     deadline=None,
     database=None,
     phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(parts=st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=12))
 def test_any_pieces_of_http_in_any_order(unharmed: RealServer, parts: list[bytes]) -> None:
