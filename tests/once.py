@@ -28,5 +28,6 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
             first.mkdir()
             make(first)
             first.with_suffix(".done").touch()
+        fcntl.flock(lock, fcntl.LOCK_UN)  # also where a process that `make` started has the file open still
     shutil.copytree(first, mine, dirs_exist_ok=True)
     return mine
