@@ -35,18 +35,27 @@ class Names:
 
 class Blocks(Mapping[str, Array]):
     """n rows: `numbers` float32 [n, d], `whole` int64 [n, e], and `others` (strings, sequences), each [n, ...] or, where all
-    rows have the same, [1, ...].  `same` has the value of those whole numbers that all rows share."""
+    rows have the same, [1, ...]."""
 
-    __slots__ = ("names", "numbers", "others", "same", "whole")
+    __slots__ = ("_same_at", "names", "numbers", "others", "whole")
 
     def __init__(
-        self, names: Names, numbers: F32, whole: I64, others: Mapping[str, Array], same: Mapping[str, int] | None = None
+        self, names: Names, numbers: F32, whole: I64, others: Mapping[str, Array], same_at: Mapping[str, int] | None = None
     ) -> None:
+        """`same_at` are the columns of `whole` in which all rows have the same."""
         self.names = names
         self.numbers = numbers
         self.whole = whole
         self.others = others
-        self.same: Mapping[str, int] = same or {}
+        self._same_at: Mapping[str, int] = same_at or {}
+
+    @property
+    def same(self) -> dict[str, int]:
+        """The value of those whole numbers that all rows share."""
+        if not self._same_at or not len(self.whole):
+            return {}
+        first = self.whole[0].tolist()
+        return {name: first[at] for name, at in self._same_at.items()}
 
     @classmethod
     def of(cls, columns: Mapping[str, Array]) -> "Blocks":

@@ -1,25 +1,19 @@
-"""From stored values and a request to the features that a model reads.  One definition for every path: the as-of source, the
-online source and Feast's on-demand view all call `derive`.
+"""From stored values and a request to the features that a model reads.  One definition for every path: the as-of source and
+Feast's on-demand view call `derive`, the online source the same loop over rows in a `Derivation`.
 
-Arithmetic is float64 and cast to float32 once, so the same stored values give the same bits online and as-of.  What can't be
-known is NaN (numbers), -1 (whole numbers) or "" (strings): a rate of an unknown user is unknown, not the average; models
-impute.
+The arithmetic is in `features.derive_rows`, compiled.  What can't be known is NaN (numbers), -1 (whole numbers) or ""
+(strings): a rate of an unknown user is unknown, not the average; models impute.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from features.batch import F32, I64, Array, RequestBatch
-from features.catalogue import DERIVED, VIEWS, Feature, View
+from features.catalogue import DERIVED, SEQUENCE_LENGTH, VIEWS, Feature, View
 from features.recent import COUNTERS
 from features.schemas import CATEGORIES
-from infra.clock import DAY_US, HOUR_US, SECOND_US
-
-F64 = npt.NDArray[np.float64]
 
 CATEGORY_CTR_STRENGTH = 20.0  # impressions: what it takes to believe a user's rate in a category over the user's own rate
 CATEGORY_SHARE_STRENGTH = 5.0  # clicks
@@ -63,21 +57,25 @@ class Derivation:
         have = {*stored, *(f"request.{name}" for name in context)}
         derived = [feature for feature in DERIVED if have.issuperset(NEEDS[feature.name])]
         decays = "user_recent_until" in have
-        counters = [name for name in _DECAYED if decays and name in have]
+        counters = [name for name in COUNTERS if name in _MODELLED and decays and name in have]
         self.numbers = (*counters, *(feature.name for feature in derived if feature.kind == "float"))
         self.whole = tuple(feature.name for feature in derived if feature.kind == "int")
-        self._rules = [_RULES[name] for name in self.numbers]
 
-    def __call__(
-        self, stored: Mapping[str, Array], time_us: I64, context: Mapping[str, Array], rows: int
-    ) -> tuple[F32, list[I64]]:
-        """(numbers [k, rows], whole [rows or 1] each).  Columns of `stored`, `time_us` and `context` are [rows], or [1] where
-        all rows have the same."""
-        inputs = _Inputs(stored, time_us, context, rows)
-        values = np.empty((len(self._rules), rows))
-        for row, rule in enumerate(self._rules):
-            values[row] = rule(inputs)
-        return _single(values), [_RULES[name](inputs).astype(np.int64) for name in self.whole]
+    def plan(self, user: "Sides", ad: "Sides", topic: int, first: tuple[int, int] = (0, 0)) -> I64:
+        """The plan of `features.derive_rows`: where inputs lie in the matrices of users and ads, and the topic among what is
+        given; results lie side by side from the columns `first` of (numbers, whole numbers) on."""
+        from features.derive_rows import plan
+
+        numbers = {name: first[0] + i for i, name in enumerate(self.numbers)}
+        whole = {name: first[1] + i for i, name in enumerate(self.whole)}
+        others = {"page_topic": topic, "categories": CATEGORIES, "clicked_categories": SEQUENCE_LENGTH}
+        return plan(user, ad, (numbers, whole), others)
+
+
+Sides = tuple[Mapping[str, int], Mapping[str, int]]  # columns of numbers and of whole numbers by feature; of arrays, the first
+_MODELLED = {f.name for view in VIEWS for f in view.features if f.use != "stored"}
+# What `features.derive_rows` computes with: half-lives of the counters (user_category_recent's last), us; the two strengths.
+CONSTANTS = np.array([*(COUNTERS[name][1] for name in COUNTERS), CATEGORY_CTR_STRENGTH, CATEGORY_SHARE_STRENGTH], np.float64)
 
 
 @lru_cache(maxsize=64)
@@ -95,126 +93,37 @@ def derive(stored: Mapping[str, Array], requests: RequestBatch) -> dict[str, Arr
     """
     columns: dict[str, Array] = {"user_id": requests.user_id, "ad_id": requests.ad_id, **requests.context}
     columns |= {f.name: stored[f.name] for view in VIEWS for f in view.features if f.use != "stored" and f.name in stored}
-    chosen = derivation(frozenset(stored), frozenset(requests.context))
-    numbers, whole = chosen(stored, requests.time_us, requests.context, len(requests))
-    columns |= zip(chosen.numbers, numbers, strict=True)
-    columns |= zip(chosen.whole, whole, strict=True)
+    numbers, whole = _derived(stored, requests, chosen := derivation(frozenset(stored), frozenset(requests.context)))
+    columns |= zip(chosen.numbers, numbers.T, strict=True)
+    columns |= zip(chosen.whole, whole.T, strict=True)
     return columns
 
 
-def _single(value: F64) -> Array:
-    """The one cast to float32; NaNs get one sign, which would otherwise depend on a row's place in its SIMD lane."""
-    single = value.astype(np.float32)
-    single[np.isnan(single)] = np.nan
-    return single
+def _derived(stored: Mapping[str, Array], requests: RequestBatch, chosen: Derivation) -> tuple[F32, I64]:
+    """(numbers [n, ..], whole numbers [n, ..]) of a derivation."""
+    from features.derive_rows import AD_NUMBERS, AD_WHOLE, USER_NUMBERS, USER_WHOLE, derive_rows
+
+    n = len(requests)
+    user_numbers, user_whole = _beside(stored, USER_NUMBERS, np.float32, n), _beside(stored, USER_WHOLE, np.int64, n)
+    ad_numbers, ad_whole = _beside(stored, AD_NUMBERS, np.float32, n), _beside(stored, AD_WHOLE, np.int64, n)
+    topic = "page_topic" in requests.context
+    given = requests.context["page_topic"].astype(np.int64)[:, None] if topic else np.empty((n, 0), np.int64)
+    numbers, whole = np.empty((n, len(chosen.numbers)), np.float32), np.empty((n, len(chosen.whole)), np.int64)
+    where = chosen.plan((user_numbers[1], user_whole[1]), (ad_numbers[1], ad_whole[1]), 0 if topic else -1)
+    times_us = np.array(requests.time_us)  # a copy: compiled loops are compiled for arrays that can be written
+    ads, at = (ad_numbers[0], ad_whole[0]), np.arange(n)
+    derive_rows(user_numbers[0], user_whole[0], *ads, at, times_us, given, CONSTANTS, where, numbers, whole)
+    return numbers, whole
 
 
-TIMES = tuple(f.name for view in VIEWS for f in view.features if f.kind == "time")
-
-
-class _Inputs:
-    """Stored columns, context and request times, each [rows] or [1], with what several rules share computed once."""
-
-    def __init__(self, stored: Mapping[str, Array], time_us: I64, context: Mapping[str, Array], rows: int) -> None:
-        self.stored = stored
-        self.time_us = time_us
-        self.context = context
-        self._rows = rows
-        self._category: tuple[I64, Array | None] | None = None
-        self._log_price: F64 | None = None
-        self._decays: dict[int, F64] = {}
-        self._since: dict[str, F64] = {}
-        for names in self._times_by_length().values():
-            at = np.array([stored[name] for name in names], np.int64)
-            self._since |= zip(names, np.where(at >= 0, np.maximum(time_us - at, 0), np.nan), strict=True)
-
-    def _times_by_length(self) -> dict[int, list[str]]:
-        groups: dict[int, list[str]] = {}
-        for name in TIMES:
-            if name in self.stored:
-                groups.setdefault(len(self.stored[name]), []).append(name)
-        return groups
-
-    def number(self, name: str) -> F64:
-        return self.stored[name].astype(np.float64)
-
-    def since_us(self, name: str) -> F64:
-        """Microseconds from a stored time to the request, at least 0; NaN where the time is unknown."""
-        return self._since[name]
-
-    def decay(self, half_life: int) -> F64:
-        """By how much a counter of `user_recent` has decayed since it was written; NaN where there is no row."""
-        if half_life not in self._decays:
-            self._decays[half_life] = np.exp2(-self.since_us("user_recent_until") / half_life)
-        return self._decays[half_life]
-
-    def of_category(self, name: str) -> F64:
-        """The value of a per-category array at the ad's category; NaN where the category is unknown."""
-        if self._category is None:
-            category = self.stored["ad_category"]
-            known = (category >= 0) & (category < CATEGORIES)
-            self._category = (category, None) if known.all() else (np.where(known, category, 0), ~known)
-        at, unknown = self._category
-        arrays = self.stored[name]
-        value = (arrays[0, at] if len(arrays) == 1 else arrays[np.arange(len(at)), at]).astype(np.float64)
-        if unknown is not None:
-            value[unknown] = np.nan
-        return value
-
-    def log_price(self) -> F64:
-        """log1p of the ad's price."""
-        if self._log_price is None:
-            self._log_price = np.log1p(self.number("ad_price"))
-        return self._log_price
-
-    def day_fraction(self) -> F64:
-        return (self.time_us % DAY_US) / DAY_US
-
-
-def _category_ctr(x: _Inputs) -> F64:
-    clicks, shown = x.of_category("user_category_clicks"), x.of_category("user_category_impressions")
-    return (clicks + CATEGORY_CTR_STRENGTH * x.number("user_ctr")) / (shown + CATEGORY_CTR_STRENGTH)
-
-
-def _category_share(x: _Inputs) -> F64:
-    prior = CATEGORY_SHARE_STRENGTH / CATEGORIES
-    return (x.of_category("user_category_clicks") + prior) / (x.number("user_clicks_7d") + CATEGORY_SHARE_STRENGTH)
-
-
-def _category_matches(x: _Inputs) -> F64:
-    category = x.stored["ad_category"]
-    matches = (x.stored["user_clicked_categories"] == category[:, None]).sum(axis=1)
-    return np.where((category >= 0) & (x.stored["user_recent_until"] >= 0), matches, np.nan)
-
-
-def _topic_match(x: _Inputs) -> F64:
-    category, topic = x.stored["ad_category"], x.context["page_topic"]
-    return np.where((category >= 0) & (topic >= 0), category == topic, np.nan)
-
-
-def _decayed(name: str, half_life: int) -> Callable[[_Inputs], F64]:
-    return lambda x: x.stored[name] * x.decay(half_life)
-
-
-_DECAYED = tuple(name for name in COUNTERS if name != "user_category_recent")  # that one is taken by category
-_RULES: dict[str, Callable[[_Inputs], npt.NDArray[Any]]] = {
-    **{name: _decayed(name, COUNTERS[name][1]) for name in _DECAYED},
-    "user_tenure_days": lambda x: x.since_us("user_signup") / DAY_US,
-    "seconds_since_impression": lambda x: np.log1p(x.since_us("user_last_impression") / SECOND_US),
-    "seconds_since_click": lambda x: np.log1p(x.since_us("user_last_click") / SECOND_US),
-    "user_category_impressions_7d": lambda x: x.of_category("user_category_impressions"),
-    "user_category_clicks_7d": lambda x: x.of_category("user_category_clicks"),
-    "user_category_ctr": _category_ctr,
-    "user_category_share": _category_share,
-    "user_category_fatigue": lambda x: x.of_category("user_category_recent") * x.decay(COUNTERS["user_category_recent"][1]),
-    "clicked_category_matches": _category_matches,
-    "ad_log_price": _Inputs.log_price,
-    "price_gap": lambda x: x.log_price() - x.number("user_price_clicked"),
-    "ad_age_days": lambda x: x.since_us("ad_created") / DAY_US,
-    "campaign_age_days": lambda x: x.since_us("campaign_started") / DAY_US,
-    "hour_sin": lambda x: np.sin(2 * np.pi * x.day_fraction()),
-    "hour_cos": lambda x: np.cos(2 * np.pi * x.day_fraction()),
-    "topic_match": _topic_match,
-    "hour": lambda x: x.time_us % DAY_US // HOUR_US,
-    "weekend": lambda x: (x.time_us // DAY_US + 3) % 7 >= 5,  # 1970-01-01 was a Thursday
-}
+def _beside(stored: Mapping[str, Array], names: tuple[str, ...], kind: type, n: int) -> tuple[Array, dict[str, int]]:
+    """Stored features side by side [n, ..], and the first column of each."""
+    at: dict[str, int] = {}
+    parts: list[Array] = [np.empty((n, 0), kind)]
+    width = 0
+    for name in names:
+        if name in stored:
+            at[name] = width
+            parts.append(stored[name].reshape(n, stored[name].size // max(n, 1)))
+            width += parts[-1].shape[1]
+    return np.concatenate(parts, axis=1, out=np.empty((n, width), kind)), at

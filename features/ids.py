@@ -5,7 +5,8 @@ Ids are non-negative int64: the top bit is dropped, so that every store and lang
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,19 @@ def _finalise_int(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def _mix_ints(parts: Iterable[int]) -> int:
-    state = _SEED
-    for part in parts:  # numpy takes ten times as long for one number
+def _mix_ints(parts: Sequence[int]) -> int:
+    if not parts:
+        return _SEED
+    state = _first(parts[0])
+    for part in parts[1:]:  # numpy takes ten times as long for one number
         state = _finalise_int(((state ^ (part & _MASK)) + _GOLDEN) & _MASK)
     return state
+
+
+@lru_cache(maxsize=64)
+def _first(part: int) -> int:
+    """The state after the first part, which is mostly a salt or the request's id: asked for again at once."""
+    return _finalise_int(((_SEED ^ (part & _MASK)) + _GOLDEN) & _MASK)
 
 
 def mix(*parts: Any) -> U64:

@@ -11,16 +11,15 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import redis
 
-from features.batch import I64, MISSING, OK, STALE, Array, Degraded, FeatureBatch, OneRequest, RequestBatch, ViewStates
+from features.batch import I64, MISSING, STALE, U8, Array, Degraded, FeatureBatch, OneRequest, RequestBatch, ViewStates
 from features.blocks import Blocks, Names
 from features.catalogue import CONTEXT, Entity
-from features.derive import NEEDS, derivation
+from features.derive import CONSTANTS, derivation
 from features.online_ads import Hot, ad_columns, load, nothing, placement_columns
 from features.online_guard import check_layout
 from features.online_redis import RedisStore, hash_key, row_field
@@ -43,6 +42,7 @@ class _Known(NamedTuple):
     hot: Hot
     marks: Mapping[str, Mark]
     users: Generation
+    until_us: I64  # of each view, up to when it is complete; -1: unknown
 
 
 class OnlineSource:
@@ -65,14 +65,16 @@ class OnlineSource:
         views = service_views(entities, service)
         by_user = [view for view in views if view.entity == "user"]
         self._ad_columns, self._placement_columns = ad_columns(views), placement_columns(views)
-        self.views = (*by_user, *self._ad_columns.views, *self._placement_columns.views)
+        self.views = (*by_user, *self._placement_columns.views, *self._ad_columns.views)
         self.context = tuple(context)
         self.counts: Counter[str] = Counter()
         self._home, self._url, self._degrade = home, url, degrade
         self._store: OnlineStore = open_store(home, url)
         self.users = Users(self._store, by_user, users_kept)
         self._shape = _Shape(self.users.columns, self._ad_columns, self._placement_columns, self.context)
-        self._ageing = [(i, float(view.max_age_s)) for i, view in enumerate(self.views) if view.max_age_s is not None]
+        from features.derive_rows import answer_rows
+
+        self._answer_rows = answer_rows
         self._known: _Known | None = None
         self._lock = threading.Lock()
         self._stop: threading.Event | None = None
@@ -88,6 +90,13 @@ class OnlineSource:
             self._reader.close()
         self._store.close()
 
+    def ages_s(self, now_us: int) -> dict[str, float]:
+        """How old each view's stored data would be in a request at `now_us`, seconds; of those that were ever written."""
+        known = self._known
+        marks = known.marks if known else {}
+        ages = {view.name: (now_us - marks[view.name].event_us) / SECOND_US for view in self.views if view.name in marks}
+        return {name: age for name, age in ages.items() if marks[name].event_us >= 0}
+
     def refresh(self, store: OnlineStore | None = None) -> _Known:
         """Look at the store's marks, and load ads and placements again where they were written since."""
         store = store or self._store
@@ -102,8 +111,12 @@ class OnlineSource:
         if hot is None or hot.writes != {view.name: marks[view.name].writes for view in shared if view.name in marks}:
             hot = load(store, self._ad_columns, self._placement_columns, marks)
         users = tuple(marks[view.name].writes if view.name in marks else 0 for view in self.users.columns.views)
-        self._known = _Known(hot, marks, users)  # one assignment: a reader sees the old or the new
+        self._known = self._knowing(hot, marks, users)  # one assignment: a reader sees the old or the new
         return self._known
+
+    def _knowing(self, hot: Hot, marks: Mapping[str, Mark], users: Generation) -> _Known:
+        until = [mark.event_us if (mark := marks.get(view.name)) else -1 for view in self.views]
+        return _Known(hot, marks, users, np.array(until, np.int64))
 
     def _looked_up(self) -> _Known:
         """`refresh`, or what was known before where the store fails and requests are to be answered all the same."""
@@ -115,7 +128,7 @@ class OnlineSource:
                 raise
         if self._known is None:
             hot = nothing(self._ad_columns, self._placement_columns)
-            return _Known(hot, {}, (0,) * len(self.users.columns.views))
+            return self._knowing(hot, {}, (0,) * len(self.users.columns.views))
         return self._known
 
     def keep_fresh(self) -> None:
@@ -181,36 +194,30 @@ class OnlineSource:
         absent = [name for name in self.context if name not in requests.context]
         if absent:
             raise ValueError(f"the requests lack the context columns {absent}; they have {sorted(requests.context)}")
-        users = self.users.many(requests.user_id) if self.users.columns.views else None
+        user = self.users.many(requests.user_id) if self.users.columns.views else self.users.unknown
         context = {name: requests.context[name] for name in self.context}
         words = context["placement"].tolist() if "placement" in context else [""] * len(requests)
-        placements = known.hot.placements.take(known.hot.placement_places(words))
-        return self._assemble(requests.user_id, requests.time_us, context, users, requests.ad_id, placements, known)
+        placement = known.hot.placements.take(known.hot.placement_places(words))
+        given = np.array([requests.user_id, *(context[name] for name in self._shape.whole_context)], np.int64).T
+        others = {name: context[name] for name in self._shape.other_context}
+        return self._assemble(user, np.array(requests.ad_id), placement, np.array(requests.time_us), given, others, known)
 
     def _one(self, request: OneRequest, known: _Known) -> FeatureBatch:
         """All rows of one request: its own columns have one value each."""
-        given = request.one_context
+        asked, shape = request.one_context, self._shape
         try:
-            context = {name: given[name] for name in self.context}
+            given = np.array([[request.one_user, *[asked[name] for name in shape.whole_context]]], np.int64)
+            others = {name: np.array([asked[name]]) for name in shape.other_context}
         except KeyError as error:
-            raise ValueError(f"the request lacks the context column {error}; it has {sorted(given)}") from None
+            raise ValueError(f"the request lacks the context column {error}; it has {sorted(asked)}") from None
         user, degraded = self._user(request.one_user, known)
-        return self._assemble(
-            np.array([request.one_user]),
-            np.array([request.one_time_us]),
-            {name: np.array([value]) for name, value in context.items()},
-            user,
-            request.ad_id,
-            known.hot.placement(str(context.get("placement", ""))),
-            known,
-            degraded,
-        )
+        placement = known.hot.placement(str(asked["placement"]) if "placement" in others else "")
+        time_us = np.array([request.one_time_us])
+        return self._assemble(user, request.ad_id, placement, time_us, given, others, known, degraded)
 
-    def _user(self, user_id: int, known: _Known) -> tuple[Entities | None, Degraded]:
+    def _user(self, user_id: int, known: _Known) -> tuple[Entities, Degraded]:
         """The user's row, and what it had to fall back to."""
-        if not self.users.columns.views:
-            return None, ""
-        if user_id < 0:
+        if user_id < 0 or not self.users.columns.views:
             return self.users.unknown, ""
         if self._reader is not None:
             row = self.users.just_read(user_id, known.users)
@@ -229,121 +236,72 @@ class OnlineSource:
 
     def _assemble(
         self,
-        user_id: I64,
-        time_us: I64,
-        context: Mapping[str, Array],
-        user: Entities | None,
+        user: Entities,
         ad_id: I64,
         placement: Entities,
+        time_us: I64,
+        given: I64,
+        others: Mapping[str, Array],
         known: _Known,
         degraded: Degraded = "",
     ) -> FeatureBatch:
-        """Columns of users, context and placements are [n], or [1] where all rows have the same."""
-        n, shape = len(ad_id), self._shape
-        ads = known.hot.ads.take(known.hot.ad_places(ad_id))
-        parts = [ads, placement] if user is None else [user, ads, placement]
-        stored: dict[str, Array] = {}
-        for part in parts:
-            stored |= shape.inputs(part)
-        derived, whole_derived = shape.derivation(stored, time_us, context, n)
-        numbers = np.empty((n, len(shape.names.numbers)), np.float32)
-        whole = np.empty((n, len(shape.names.whole)), np.int64)
-        whole[:, 0], whole[:, 1] = user_id, ad_id
-        left, low = 0, 2
-        for name in shape.whole_context:
-            whole[:, low] = context[name]
-            low += 1
-        for part in parts:
-            right = left + len(part.columns.numbers)
-            numbers[:, left:right] = part.numbers[:, : right - left]
-            left = right
-            if part.columns.whole:
-                whole[:, low : low + len(part.columns.whole)] = part.whole[:, : len(part.columns.whole)]
-                low += len(part.columns.whole)
-        numbers[:, left:] = derived.T
-        same: dict[str, int] = {}
-        if len(user_id) == 1:
-            first = whole[0].tolist()
-            same = {name: first[at] for name, at in shape.of_request.items()}
-        for name, values in zip(shape.derivation.whole, whole_derived, strict=True):
-            whole[:, low] = values
-            low += 1
-            if len(values) == 1:
-                same[name] = int(values[0])
-        others = {name: context[name] for name in shape.other_context}
-        for part in parts:
-            others |= part.words
-            for name in part.columns.sequences:
-                others[name] = part.stored[name]
-        states = self._states(parts, time_us, known.marks, n, degraded)
+        """`user`, `placement`, `time_us`, `given` (user id and whole context) and `others` (the other context) have n rows, or
+        one where all rows have the same."""
+        n, shape, ads = len(ad_id), self._shape, known.hot.ads
+        numbers, whole = np.empty((n, len(shape.names.numbers)), np.float32), np.empty((n, len(shape.names.whole)), np.int64)
+        views = len(shape.views)
+        snapshot, age_s, status = (
+            np.empty((n, views), np.int64),
+            np.empty((n, views), np.float32),
+            np.empty((n, views), np.uint8),
+        )
+        ad = np.empty(n, np.int64)
+        flawed = self._answer_rows(
+            known.hot.ad_ids, ads.numbers, ads.whole, ads.snapshot, ads.missing,
+            user.numbers, user.whole, user.snapshot, user.missing,
+            placement.numbers, placement.snapshot, placement.missing,
+            ad_id, time_us, given, known.until_us, shape.limit_s, CONSTANTS, shape.plan, shape.read[degraded],
+            ad, numbers, whole, snapshot, age_s, status,
+        )  # fmt: skip
+        others = {**others, **user.words, **placement.words, **{name: words[ad] for name, words in ads.words.items()}}
+        for name in user.columns.sequences:
+            others[name] = user.whole[:, user.columns.whole_at[name]]
+        same = shape.of_request if len(given) == 1 else {}
+        if flawed:
+            self._count_flaws(status)
+        states = ViewStates(shape.views, snapshot, age_s, status, flawed)
         return FeatureBatch(Blocks(shape.names, numbers, whole, others, same), states, degraded)
 
-    def _states(
-        self, parts: Sequence[Entities], time_us: I64, marks: Mapping[str, Mark], n: int, degraded: Degraded
-    ) -> ViewStates:
-        names = self._shape.views
-        snapshot, age_s = np.empty((n, len(names)), np.int64), np.empty((n, len(names)), np.float32)
-        status = np.zeros((n, len(names)), np.uint8)
-        flawed, left = False, 0
-        for part in parts:
-            right = left + len(part.columns.views)
-            snapshot[:, left:right] = part.snapshot
-            if part.flawed:
-                status[:, left:right] = part.missing  # MISSING is 1
-                flawed = True
-            left = right
-        times = time_us.tolist() if len(time_us) == 1 else [int(time_us.min()), int(time_us.max())]
-        until = [mark.event_us if (mark := marks.get(name)) else -1 for name in names]
-        if len(times) == 1:
-            age_s[:] = [(times[0] - at) / SECOND_US for at in until]
-        else:
-            age_s[:] = (time_us[:, None] - np.array(until)) / SECOND_US
-        for i in [i for i, at in enumerate(until) if at < 0]:
-            age_s[:, i] = np.nan
-        for i, limit in self._ageing:
-            if until[i] < 0 or not np.float32((times[-1] - until[i]) / SECOND_US) <= limit:
-                status[(status[:, i] == OK) & ~(age_s[:, i] <= limit), i] = STALE
-                flawed = True
-        if degraded == "stale features":
-            mine = status[:, : len(self.users.columns.views)]
-            mine[mine == OK] = STALE
-            flawed = True
-        if flawed:
-            with self._lock:
-                for at, name in enumerate(names):
-                    self.counts[f"{name}.missing"] += int((status[:, at] == MISSING).sum())
-                    self.counts[f"{name}.stale"] += int((status[:, at] == STALE).sum())
-        return ViewStates(names, snapshot, age_s, status, flawed)
+    def _count_flaws(self, status: U8) -> None:
+        missing, stale = (status == MISSING).sum(axis=0).tolist(), (status == STALE).sum(axis=0).tolist()
+        with self._lock:
+            for at, name in enumerate(self._shape.views):
+                self.counts[f"{name}.missing"] += missing[at]
+                self.counts[f"{name}.stale"] += stale[at]
 
 
 class _Shape:
-    """The columns that a source answers with, and where each comes from."""
+    """The columns that a source answers with, and where each comes from: users', placements', ads' and derived ones."""
 
     def __init__(self, users: Columns, ads: Columns, placements: Columns, context: Sequence[str]) -> None:
-        parts = (users, ads, placements)
+        parts = (users, placements, ads)
         whole = {feature.name for feature in CONTEXT if feature.kind == "int"}
         self.whole_context = tuple(name for name in context if name in whole)
         self.other_context = tuple(name for name in context if name not in whole)
-        self.views = tuple(view.name for part in parts for view in part.views)
-        stored = frozenset(feature.name for part in parts for view in part.views for feature in view.features)
-        self.derivation = derivation(stored, frozenset(context))
-        derived = (*self.derivation.numbers, *self.derivation.whole)
-        self._inputs = {"user_recent_until", *chain.from_iterable(NEEDS.get(name, (name,)) for name in derived)} & stored
-        self.names = Names(
-            (*chain.from_iterable(part.numbers for part in parts), *self.derivation.numbers),
-            (
-                "user_id", "ad_id", *self.whole_context, *chain.from_iterable(part.whole for part in parts),
-                *self.derivation.whole,
-            ),
-        )  # fmt: skip
-
-        shared = ("user_id", *self.whole_context, *users.whole)
+        views = [view for part in parts for view in part.views]
+        self.views = tuple(view.name for view in views)
+        self.limit_s = np.array([-1 if view.max_age_s is None else view.max_age_s for view in views], np.float32)
+        chosen = derivation(frozenset(feature.name for view in views for feature in view.features), frozenset(context))
+        numbers = [name for part in parts for name in part.numbers]
+        given = ("user_id", *self.whole_context)
+        known = ("ad_id", *given, *users.whole, *ads.whole)
+        self.names = Names((*numbers, *chosen.numbers), (*known, *chosen.whole))
+        topic = given.index("page_topic") if "page_topic" in given else -1
+        self.plan = chosen.plan(users.first, ads.first, topic, (len(numbers), len(known)))
+        read = [len(users.numbers), len(users.whole), len(placements.numbers), len(ads.numbers), len(ads.whole)]
+        assert not placements.whole, "features.derive_rows.answer_rows reads no whole numbers of placements"
+        self.read: dict[Degraded, I64] = {
+            degraded: np.array([*read, degraded == "stale features"], np.int64) for degraded in ("", "stale features", "priors")
+        }
+        shared = (*given, *users.whole, *chosen.whole)
         self.of_request = {name: self.names.whole.index(name) for name in shared}
-
-    def inputs(self, part: Entities) -> dict[str, Array]:
-        """What is derived from, by name."""
-        if len(part) == 1:  # kept from request to request, with its names
-            return part.stored
-        at = part.columns.number_at, part.columns.whole_at
-        found: dict[str, Array] = {name: part.numbers[:, at[0][name]] for name in self._inputs & at[0].keys()}
-        return found | {name: part.whole[:, at[1][name]] for name in self._inputs & at[1].keys()}

@@ -36,16 +36,6 @@ class Hot:
     writes: Mapping[str, int]  # view -> its mark's number of writes when it was loaded
     _one: dict[int, Entities] = field(default_factory=dict, repr=False)
 
-    def ad_places(self, ad_id: I64) -> I64:
-        """Each ad's row [n]."""
-        m = len(self.ad_ids)
-        if m == 0:
-            return np.zeros(len(ad_id), np.int64)
-        at = np.searchsorted(self.ad_ids, ad_id)
-        at[at == m] = 0
-        at[self.ad_ids[at] != ad_id] = m
-        return at
-
     def placement(self, word: str) -> Entities:
         """One placement [1], made once."""
         at = self.placement_row.get(word, len(self.placements) - 1)
@@ -137,5 +127,4 @@ def _nothing(columns: Columns) -> tuple[list[Array], list[Rows]]:
 def _beside(columns: Columns, rows: list[Rows], places: list[Array], m: int) -> Entities:
     if columns.views:
         return columns.beside(rows, places)
-    empty = np.empty((m, 0))
-    return Entities(columns, empty.astype(np.float32), empty.astype(np.int64), empty.astype(np.int64), empty.astype(bool), {})
+    return columns.nothing(m)

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.connection import parse_url
@@ -85,8 +85,8 @@ class RedisReader(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol: introduces itself before anything is asked."""
-        assert isinstance(transport, asyncio.Transport)
-        self._parser, self._transport, self._wait_s = hiredis.Reader(), transport, RECONNECT_S[0]
+        self._parser, self._wait_s = hiredis.Reader(), RECONNECT_S[0]
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's, which servers run on, is no subclass of it
         user, password, database = (self._options.get(name) for name in ("username", "password", "db"))
         if password:
             self._ask_quietly(b"AUTH", *([user.encode()] if user else []), password.encode())

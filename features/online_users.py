@@ -34,7 +34,7 @@ class Users:
         self._store = store
         self._most = max(most, 1)
         self._kept: dict[int, tuple[Generation, float, Entities]] = {}  # with when it was read; least recently used first
-        self.unknown = self._unpacked([[None] for _ in views], _FIRST) if views else None
+        self.unknown = self._unpacked([[None] for _ in views], _FIRST) if views else self.columns.nothing(1)
 
     def kept(self, user_id: int, now: Generation) -> Entities | None:
         """The row of a user, if it was read since users were last written."""

@@ -114,3 +114,16 @@ PREDICTIONS = _schema(
     ("encoder", pa.string()),
     ("fallback_mask", pa.int32()),
 )
+
+# What shadows scored, in the lake: one row a candidate, beside the row of the same request and ad in `predictions`.
+SHADOW_SCORES = _schema(
+    ("request_id", pa.int64()),
+    ("impression_id", pa.int64(), True),
+    ("event_timestamp", TIME),
+    ("ad_id", pa.int64()),
+    ("slot", pa.int16()),  # that the ad was given by whoever answered; -1: not shown
+    ("artefact", pa.string()),  # the shadow
+    ("encoder", pa.string()),
+    ("s", pa.float32()),
+    ("p", pa.float32(), True),  # at the slot given; null when not shown
+)

@@ -37,6 +37,7 @@ class Columns:
         self.words = tuple(f.name for f in features if f.kind == "string")
         self._floats, self.number_at = _ordered(floats, self.numbers)
         self._ints, self.whole_at = _ordered(ints, self.whole)
+        self.first = _firsts(self.number_at), _firsts(self.whole_at)  # the first column of each feature
 
     def beside(self, rows: Sequence[Rows], places: Sequence[Index]) -> "Entities":
         """m entities from the rows of each view and the places of the entities in them."""
@@ -58,6 +59,11 @@ class Columns:
             {name: taken[where[name][0]][0].words[name][taken[where[name][0]][1]] for name in self.words},
         )
 
+    def nothing(self, m: int) -> "Entities":
+        """m entities of no view."""
+        empty = np.empty((m, 0))
+        return Entities(self, empty.astype(np.float32), empty.astype(np.int64), empty.astype(np.int64), empty.astype(bool), {})
+
 
 def _read(feature: Feature) -> bool:
     """Whether models read a stored feature as it is."""
@@ -75,22 +81,25 @@ def _ordered(features: list[Feature], first: tuple[str, ...]) -> tuple[list[str]
     return [feature.name for feature in order], at
 
 
+def _firsts(at: Mapping[str, int | slice]) -> dict[str, int]:
+    return {name: place.start if isinstance(place, slice) else place for name, place in at.items()}
+
+
 class Entities:
     """m entities: what is stored of them in the views of `columns`, and from which snapshots."""
 
-    __slots__ = ("_stored", "columns", "flawed", "missing", "numbers", "snapshot", "whole", "words")
+    __slots__ = ("columns", "missing", "numbers", "snapshot", "whole", "words")
 
     def __init__(
         self, columns: Columns, numbers: F32, whole: I64, snapshot: I64, missing: Bool, words: Mapping[str, Array]
     ) -> None:
         self.columns = columns
-        self.numbers = numbers  # [m, all numbers]
-        self.whole = whole  # [m, all whole numbers]
-        self.snapshot = snapshot  # [m, views]
-        self.missing = missing  # [m, views]
-        self.flawed = bool(missing.any())
+        # In one order in memory, which compiled loops are compiled for.
+        self.numbers = np.ascontiguousarray(numbers)  # [m, all numbers]
+        self.whole = np.ascontiguousarray(whole)  # [m, all whole numbers]
+        self.snapshot = np.ascontiguousarray(snapshot)  # [m, views]
+        self.missing = np.ascontiguousarray(missing)  # [m, views]
         self.words = words  # each [m]
-        self._stored: dict[str, Array] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -105,12 +114,3 @@ class Entities:
             self.missing[place],
             {name: values[place] for name, values in self.words.items()},
         )
-
-    @property
-    def stored(self) -> dict[str, Array]:
-        """All of it by name, as `features.derive` takes it; made once."""
-        if self._stored is None:
-            found: dict[str, Array] = {name: self.numbers[:, at] for name, at in self.columns.number_at.items()}
-            found |= {name: self.whole[:, at] for name, at in self.columns.whole_at.items()}
-            self._stored = found | dict(self.words)
-        return self._stored

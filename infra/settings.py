@@ -5,7 +5,7 @@ The table at the end of docs/design.md is generated from it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
     host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the endpoint binds to.")
+    grpc_port: int = Field(0, ge=0, le=65535, description="Port of the gRPC door beside it; 0: none.")
     workers: int = Field(1, ge=1, le=256, description="Processes that answer requests on the port.")
     threads: int = Field(1, ge=1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
     epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     webhook_url: SecretStr = Field(
         _NOTHING, description="URL that is told of incidents by POST of JSON (http or https); empty for nobody."
     )
+    log_format: Literal["text", "json"] = Field("text", description="What a server logs: text, or json (one object a line).")
     clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
 
     def base(self) -> Home:

@@ -132,10 +132,13 @@ class BoostedTrees:
             self.booster.set_param({"nthread": count})
 
     def engines(self) -> tuple[Engine, ...]:
-        """XGBoost itself, and the same trees in ONNX Runtime."""
+        """XGBoost itself, the same trees in ONNX Runtime and, where they are as shallow as they should be, compiled."""
+        from models.engines.compiled_trees import CompiledTrees
         from models.engines.session import OnnxRuntime
 
-        return InplacePredict(self._fitted()), OnnxRuntime(self.forest().graph(), self.threads)
+        forest = self.forest()
+        engines = InplacePredict(self._fitted()), OnnxRuntime(forest.graph(), self.threads)
+        return engines if (compiled := CompiledTrees.of(forest)) is None else (*engines, compiled)
 
     def engine(self, n: int) -> Engine:
         """The engine chosen for n rows; XGBoost where none was."""

@@ -13,9 +13,9 @@ from monitoring.runbooks import Runbook
 from pipelines.incident_store import IncidentStore
 from serving import rollout_store
 from serving.rollout import RolloutError, end_canary
-from serving.rollout_audit import Entry
+from serving.rollout_audit import GUARD, Entry
 
-WHO = "guard"
+WHO = GUARD
 RUNBOOK = Runbook(
     (
         "Read which metric left its band, or was missing, and by how much.",

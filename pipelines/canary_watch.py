@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from features.ids import derived_id
-from infra import child
+from infra import child, logs
+from infra.clock import SystemClock
 from infra.home import Home
 from infra.settings import Settings
 from monitoring.canary import Verdict, judge
@@ -69,7 +70,7 @@ class Guard:
         verdict = judge(self._counting.canary, self._counting.champion, monotonic() - self._since, bands_of(self._chosen))
         if verdict.action == "roll back":
             secret = self._chosen.webhook_url.get_secret_value()
-            at_us = self._counting.now_us or time.time_ns() // 1000
+            at_us = self._counting.now_us or SystemClock().now_us()
             entry = take_out(self._home, rollout.canary.artefact, verdict, at_us, secret)
             if entry is not None:
                 _log.error("the canary %s was taken out: %s", rollout.canary.artefact, verdict.why)
@@ -102,7 +103,7 @@ class Guard:
 def main() -> None:
     """Guard until told to stop."""
     chosen, order = child.ordered()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     guard: %(message)s")
+    logs.begin(chosen.log_format)
     guard = Guard(Home(Path(order["root"])), chosen)
     said = ""
     while True:

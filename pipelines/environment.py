@@ -31,6 +31,7 @@ def prepare(chosen: Settings) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "FEAST_USAGE": "False",
+        "GRPC_VERBOSITY": "NONE",  # its core writes a line for every bad call: callers could fill our log
         "MPLBACKEND": "Agg",
     }
     if chosen.prefect_url:

@@ -7,6 +7,7 @@ from infra.settings import Settings
 from serving import rollout_store
 from serving.companions import Companion
 from serving.rollout import Rollout, RolloutError, end_canary
+from serving.rollout_audit import SERVER
 from serving.serve import serve as answer
 
 _log = logging.getLogger("clickproof.serving")
@@ -15,7 +16,7 @@ _log = logging.getLogger("clickproof.serving")
 def unguarded(home: Home, rollout: Rollout) -> None:
     """What follows when no guard can be kept alive: the canary goes back."""
     try:
-        rollout_store.change(home, "server", "the guard can't be kept alive", end_canary, expected=rollout.number)
+        rollout_store.change(home, SERVER, "the guard can't be kept alive", end_canary, expected=rollout.number)
     except RolloutError as error:
         _log.warning("a canary without a guard was not taken out: %s", error)
 

@@ -9,10 +9,12 @@ from infra.settings import Settings
 from monitoring.runbooks import markdown as runbooks
 from pipelines.answers import ANSWERS, answer
 from pipelines.bug_pages import bug_catalogue
+from pipelines.faults_page import BLOCKS as FAULTS
 from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
 from pipelines.markdown import table
 from pipelines.serving_page import BLOCKS as SERVING
+from pipelines.watching_page import BLOCKS as WATCHING
 
 
 def settings_table() -> str:
@@ -179,6 +181,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "train-families": train_families,
     "train-steps": train_steps,
     **SERVING,
+    **WATCHING,
+    **FAULTS,
     "gauntlet": gauntlet_scores,
     "gauntlet-clean": gauntlet_clean,
     "gauntlet-peers": gauntlet_peers,

@@ -58,6 +58,15 @@ def unshadow(chosen: Settings, artefact: Hash, why: Why, who: Who = None, as_jso
 
 @rollout_app.command()
 @with_settings
+def compare(chosen: Settings, artefact: Hash, as_json: AsJson = False) -> None:
+    """A shadow's scores beside those of whoever answered, from the lake."""
+    from pipelines.rollout_command import compare as run
+
+    run(chosen, artefact, as_json)
+
+
+@rollout_app.command()
+@with_settings
 def canary(
     chosen: Settings,
     why: Why,

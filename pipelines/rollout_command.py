@@ -81,6 +81,14 @@ def experiment(
     _change(chosen, who, why, as_json, lambda now: transitions.start_experiment(now, planned), planned.artefacts)
 
 
+def compare(chosen: Settings, artefact: str, as_json: bool) -> None:
+    """A shadow beside whoever answered."""
+    from pipelines import shadow_report
+
+    found = shadow_report.compare(chosen.base(), chosen, _named(chosen.base(), artefact))
+    finish(found, as_json, shadow_report.as_text(found))
+
+
 def promote(chosen: Settings, artefact: str | None, who: str | None, why: str, as_json: bool) -> None:
     """The canary, or any model of the home."""
     home = chosen.base()

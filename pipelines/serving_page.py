@@ -8,6 +8,7 @@ from pipelines.figures import load
 from pipelines.knee_picture import NAME
 from pipelines.markdown import table
 
+NOT_YET = "*Not recorded yet: `clickproof bench serve --record`.*"
 MEANING = {
     "limit": "CPU over no-op HTTP + raw model, N={n}",
     "naive": "naive FastAPI + Feast SDK + pandas over ours, CPU, N={n}",
@@ -134,6 +135,56 @@ def hundred_thousand() -> str:
     return table(["", *(f"N={n}" for n in found)], rows)
 
 
+def doors() -> str:
+    """REST and gRPC under the same loads."""
+    measured = _result().get("grpc")
+    if measured is None:
+        return NOT_YET
+    rows: list[Sequence[object]] = []
+    for n, by_connections in measured.items():
+        for connections, both in by_connections.items():
+            for door in ("rest", "grpc"):
+                cell = both[door]
+                rows.append(
+                    [
+                        n, connections, "gRPC" if door == "grpc" else "REST", f"{both['bytes'][door]:,}", f"{cell['rps']:,.0f}",
+                        f"{cell['p50_ms']:.2f}", f"{cell['p99_ms']:.2f}", f"{cell['cpu_us']:,.0f}",
+                        f"{both['cpu_ratio']:.2f}" if door == "grpc" else "1",
+                    ]
+                )  # fmt: skip
+    head = [
+        "candidates", "calls at once", "door", "bytes asked", "requests/s", "p50 ms", "p99 ms", "server's CPU us", "over REST",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def batches() -> str:
+    """What a micro-batch saves, by how many wait."""
+    measured = _result().get("micro_batch")
+    if measured is None:
+        return NOT_YET
+    rows: list[Sequence[object]] = []
+    for connections, by_batch in measured["cells"].items():
+        alone = by_batch["1"]["cpu_us"]
+        for batch, cell in by_batch.items():
+            times = [f"{cell['rps']:,.0f}", f"{cell['p50_ms']:.2f}", f"{cell['p99_ms']:.2f}", f"{cell['cpu_us']:,.0f}"]
+            rows.append([connections, batch, *times, f"{cell['cpu_us'] / alone:.2f}"])
+    head = ["connections", "micro_batch", "requests/s", "p50 ms", "p99 ms", "CPU us a request", "over micro_batch 1"]
+    said = "\n".join(f"- {_pays(connections, found)}" for connections, found in measured["pays"].items())
+    return f"{table(head, rows)}\n\n{measured['candidates']} candidates.\n\n{said}"
+
+
+def _pays(connections: str, found: Mapping[str, float] | None) -> str:
+    where = f"**{connections} connection{'' if connections == '1' else 's'}**"
+    if found is None:
+        return f"{where}: does not pay."
+    return (
+        f"{where}: pays from {found['from']} on; {found['best']} takes least, {found['cpu_us']:.2f} times the processor time "
+        f"of 1, with {found['rps']:.2f} times its requests a second, {found['p50_ms']:.2f} times its p50 and "
+        f"{found['p99_ms']:.2f} times its p99."
+    )
+
+
 def conditions() -> str:
     """What was measured, on what, by what."""
     result = _result()
@@ -166,5 +217,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "serving-stages": stages,
     "serving-knee": knee,
     "serving-boxes": hundred_thousand,
+    "serving-doors": doors,
+    "serving-micro-batch": batches,
     "serving-conditions": conditions,
 }

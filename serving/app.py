@@ -21,6 +21,7 @@ from infra.errors import ExplainedError
 from infra.redaction import redacted
 from infra.settings import Settings
 from serving.document import SCHEMAS, describe
+from serving.event_loop import feel
 from serving.messages import InvalidRequest
 from serving.metrics import ROUTES, ServingMetrics
 from serving.rank_handler import JSON, RankHandler, Reply, ServerState, Service, body_problem, problem, too_long, unready
@@ -54,8 +55,10 @@ def create_app(
         loading = asyncio.create_task(_load(load, renew, handler, stopping))
         while held is not None and held(state.service is not None):
             await asyncio.sleep(HELD_S)
+        feeling = asyncio.create_task(feel(metrics.counts.loop))
         yield
         stopping.set()
+        feeling.cancel()
         await loading  # a thread can't be cancelled; its log must be closed too
         if state.service is not None:
             state.service.scorer.close()
@@ -112,8 +115,10 @@ def create_app(
         return reply
 
     def failed(request: Request, reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-        route = request.url.path.removeprefix("/v1/")
-        metrics.ended(route if route in ROUTES else "other", reply.status)
+        route = request.url.path.removeprefix("/v1/").partition("/")[0]
+        route = route if route in ROUTES else "other"
+        metrics.ended(route, reply.status)
+        handler.refusals.tell(route, reply.status)
         return response(reply, headers)
 
     @app.exception_handler(InvalidRequest)
@@ -173,11 +178,14 @@ async def _load(
 def _put(service: Service, handler: RankHandler) -> None:
     """From now on this is what answers: one assignment between two requests."""
     state, about = handler.state, service.description
-    handler.metrics.loaded(about.model, about.encoder, about.family, list(about.arms))
+    arms = {arm: about.others.get(arm, about.model) for arm in about.arms}
+    handler.metrics.loaded(about.model, about.encoder, about.family, arms)
     source = service.scorer.source
     if isinstance(source, OnlineSource) and (state.service is None or state.service.scorer.source is not source):
-        handler.metrics.watch(source.users.counts)
+        handler.metrics.watch([source], service.scorer.clock)
         source.read_ahead(handler.settings.store_timeout_ms / 1e3)
+    if service.scorer.log is not None:
+        handler.metrics.watch_log("predictions", service.scorer.log.files)
     state.service, state.failure = service, None
 
 
@@ -201,7 +209,7 @@ async def read_body(request: Request, limit: int) -> bytes | Reply:
 def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
     """A reply as FastAPI sends it."""
     more = {} if reply.retry_after_s is None else {"Retry-After": str(reply.retry_after_s)}
-    return Response(reply.content, reply.status, media_type=JSON, headers={**(headers or {}), **more})
+    return Response(reply.json, reply.status, media_type=JSON, headers={**(headers or {}), **more})
 
 
 def _content(schema: str) -> dict[str, Any]:

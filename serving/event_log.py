@@ -43,6 +43,11 @@ class EventLog:
         """The segment that was opened last."""
         return self._log.path
 
+    @property
+    def files(self) -> SegmentLog:
+        """What it writes through: for who watches it."""
+        return self._log
+
     def append(self, record: Clicks) -> int:
         """Write one record; bytes written.  When this returns the record survives SIGKILL.  Raises as `SegmentLog.append`."""
         return self._log.append(self._encoder.encode(record))

@@ -54,10 +54,11 @@ class ClickIntake:
         """Whether clicks can be taken."""
         return self._opened is not None
 
-    def open(self, clock: Clock) -> None:
-        """Start a segment; `clock` says when a click arrives.  It should be the scorer's: no click may come before its
-        impression.  Opening again does nothing.  Raises OSError, ReadOnlyHome."""
+    def open(self, clock: Clock) -> EventLog:
+        """Start a segment of the log that is returned; `clock` says when a click arrives.  It should be the scorer's: no click
+        may come before its impression.  Opening again does nothing.  Raises OSError, ReadOnlyHome."""
         self._opened = self._opened or (EventLog(self._home), clock)
+        return self._opened[0]
 
     def take(self, sent: Sequence[SentClick], many: bool = True) -> Receipt:
         """Write what is new, in one record; when this returns it survives SIGKILL.
@@ -148,6 +149,7 @@ def add_events(app: FastAPI, intake: ClickIntake, settings: Settings, metrics: S
         body = await read_body(request, settings.max_body_bytes)
         if isinstance(body, Reply):
             metrics.ended("events", body.status)
+            app.state.rank.refusals.tell("events", body.status)
             return response(body)
         sent, many = decode(body)
         if not intake.is_open:

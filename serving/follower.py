@@ -112,6 +112,12 @@ class Follower:
                 return None
         return self._serving(scorer, *self._admitted(rollout, self._models[rollout.champion].artefact, scorer.source))
 
+    @property
+    def answering(self) -> list[tuple[str, str, str]]:
+        """Hash, encoder's hash and family of each model that answers, the champion first."""
+        names = {} if self.rollout is None else dict.fromkeys((self.rollout.champion, *Router(self.rollout).artefacts.values()))
+        return [(name, (model := self._models[name].artefact).encoder_hash, model.family) for name in names]
+
     def tried(self, name: str) -> tuple[str, ...]:
         """Why a model may not get traffic; nothing where it may.  Changes nothing, and may be called from any thread."""
         if self._now is None or self.rollout is None:

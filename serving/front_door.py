@@ -9,18 +9,21 @@ Retry-After, at a fraction of the cost of an answer.
 """
 
 import asyncio
+import os
 from collections import deque
 from functools import partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.connections import Connection
-from serving.rank_handler import RankHandler, Reply, Wanted, body_problem, problem, too_long
+from serving.rank_handler import REST, RankHandler, Reply, Wanted, Wire, body_problem, problem, too_long
 
 PATH = b"/v1/rank"
 DRAIN_S = 0.25
+LOOKS = 5  # turns of the loop in which gRPC has handed over its next call, if there is one
+AT_ONCE = 16  # calls taken between two answers: more, and refusing would leave no time for answering
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -51,24 +54,52 @@ class _Nobody:
 _NOBODY_WAITS = _Nobody()
 
 
-class WaitingRoom:
-    """Requests in order of arrival.  Between two answers the loop looks at the sockets, so that what arrives meanwhile is seen,
-    and refused where the room is full or the wait has become longer than anybody would wait."""
+class Waiting(Protocol):
+    """A request that is whole and waits for its answer."""
 
-    def __init__(self, handler: RankHandler, loop: asyncio.AbstractEventLoop) -> None:
+    body: list[bytes]
+    started_ns: int
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether nobody takes the answer any more."""
+        ...
+
+
+class Door(Protocol):
+    """Where requests come in and their answers go out."""
+
+    @property
+    def wire(self) -> Wire: ...
+
+    def reply(self, turn: Any, reply: Reply) -> None:
+        """Send the answer to one of its requests."""
+        ...
+
+
+class WaitingRoom:
+    """Requests of all doors in order of arrival.  Between two answers the loop looks at the sockets, so that what arrives
+    meanwhile is seen, and refused where the room is full or the wait has become longer than anybody would wait."""
+
+    def __init__(self, handler: RankHandler) -> None:
         self.handler = handler
-        self._loop = loop
         self._most = handler.settings.max_waiting
         self._together = handler.settings.micro_batch
         self._patience_ns = int(handler.settings.max_wait_ms * 1e6)
-        self._waiting: deque[tuple[FrontDoor, Turn]] = deque()
+        self._waiting: deque[tuple[Door, Waiting]] = deque()
         self._reading = 0  # requests that wait for a remote store
-        self._read: deque[tuple[FrontDoor, Turn, Wanted]] = deque()  # those that no longer do
+        self._read: deque[tuple[Door, Waiting, Wanted]] = deque()  # those that no longer do
         self._called = False
-        self._full = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)
+        self._looks = self._taken = 0  # looks still to be had before the next answer; requests that the ones before showed
+        self._full = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)._replace(shed=True)
 
-    def enter(self, door: "FrontDoor", turn: Turn) -> None:
-        """A request is whole."""
+    def enter(self, door: Door, turn: Waiting, one_by_one: bool = False) -> None:
+        """A request is whole.  To be called in the event loop, which is the same for all doors.
+
+        `one_by_one` says that others may have come which the door is only given after this one: they are looked for, so that
+        they wait here, where waiting is bounded."""
+        if one_by_one:
+            self._looks, self._taken = LOOKS, self._taken + 1
         if len(self._waiting) + self._reading >= self._most:
             self._refuse(door, turn, "full")
             return
@@ -78,13 +109,19 @@ class WaitingRoom:
     def _call(self) -> None:
         if not self._called:
             self._called = True
-            self._loop.call_soon(self._serve)
+            asyncio.get_running_loop().call_soon(self._serve)
 
     def _serve(self) -> None:
         """Answer one request, or as many as are there and go into one call of the model: those that were read, then those that
         have waited longest.  Those whose time is up are refused on the way to them."""
+        if self._looks and self._taken < AT_ONCE:
+            self._looks -= 1
+            os.sched_yield()  # it is a thread that hands them over, and it may be waiting for this core
+            asyncio.get_running_loop().call_soon(self._serve)
+            return
+        self._looks = self._taken = 0
         now = perf_counter_ns()
-        batch: list[tuple[FrontDoor, Turn, Wanted]] = []
+        batch: list[tuple[Door, Waiting, Wanted]] = []
         while (self._read or self._waiting) and len(batch) < self._together:
             found = self._next(now)
             if found is not None:
@@ -101,7 +138,7 @@ class WaitingRoom:
         if self._read or self._waiting:
             self._call()
 
-    def _next(self, now: int) -> "tuple[FrontDoor, Turn, Wanted] | None":
+    def _next(self, now: int) -> tuple[Door, Waiting, Wanted] | None:
         """The next request that can be answered; None where it was refused, or has to wait for a remote store."""
         if self._read:
             self._reading -= 1
@@ -113,7 +150,7 @@ class WaitingRoom:
         if now - turn.started_ns > self._patience_ns and self._waiting:  # late, and others wait behind it
             self._refuse(door, turn, "late")
             return None
-        found = self.handler.read(b"".join(turn.body))
+        found = self.handler.read(b"".join(turn.body), door.wire)
         if isinstance(found, Reply):
             door.reply(turn, found)
             return None
@@ -124,19 +161,20 @@ class WaitingRoom:
         ahead.add_done_callback(partial(self._was_read, door, turn, found))
         return None
 
-    def _was_read(self, door: "FrontDoor", turn: Turn, wanted: Wanted, _: "asyncio.Future[None]") -> None:
+    def _was_read(self, door: Door, turn: Waiting, wanted: Wanted, _: "asyncio.Future[None]") -> None:
         self._read.append((door, turn, wanted))
         self._call()
 
-    def _refuse(self, door: "FrontDoor", turn: Turn, why: str) -> None:
+    def _refuse(self, door: Door, turn: Waiting, why: str) -> None:
         self.handler.metrics.shed(why)
-        door.reply(turn, self.handler.refused(self._full))
+        door.reply(turn, self.handler.refused(self._full, door.wire))
 
 
 class FrontDoor(Connection):
     """The server's protocol with the short way; `room` is put in by `front_door`."""
 
     room: WaitingRoom
+    wire = REST
     _turn: Turn | None = None
     _draining = False
 
@@ -209,8 +247,9 @@ class FrontDoor(Connection):
             head.append(b"%s: %s\r\n" % (name, value))
         if not turn.keep_alive:
             head.append(b"connection: close\r\n")
-        head.append(b"content-length: %d\r\n\r\n" % len(reply.content))
-        head.append(reply.content)
+        content = reply.json
+        head.append(b"content-length: %d\r\n\r\n" % len(content))
+        head.append(content)
         self.transport.write(b"".join(head))
         turn.response_started = turn.response_complete = True
         if not turn.keep_alive:
@@ -218,17 +257,7 @@ class FrontDoor(Connection):
         self.on_response_complete()
 
 
-def front_door(handler: RankHandler) -> type[FrontDoor]:
-    """The protocol for `serving.connections.within_limits`: one room for all connections of a process."""
-    rooms: list[WaitingRoom] = []
-
-    class Door(FrontDoor):
-        """With this process' room, made in its event loop."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            if not rooms:
-                rooms.append(WaitingRoom(handler, self.loop))
-            self.room = rooms[0]
-
-    return Door
+def front_door(handler: RankHandler, room: WaitingRoom | None = None) -> type[FrontDoor]:
+    """The protocol for `serving.connections.within_limits`: one room for all connections of a process, which is `room` where
+    other doors share it."""
+    return type("RankDoor", (FrontDoor,), {"room": room or WaitingRoom(handler)})

@@ -4,8 +4,8 @@ Used by `serving.app`.  Every way a request can be wrong names its field, so tha
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -151,14 +151,14 @@ def decode_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(422, *_place(str(error))) from None
+        raise InvalidRequest(422, *blamed(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(400, None, f"the body is not JSON in UTF-8: {error}") from None
     except RecursionError:
         raise InvalidRequest(400, None, "the body is nested too deeply") from None
 
 
-def _place(message: str) -> tuple[str | None, str]:
+def blamed(message: str) -> tuple[str | None, str]:
     """(field, message) of msgspec's message, which ends in a path such as ' - at `$.candidates[0].bid`'."""
     text, _, path = message.partition(" - at `$")
     place = path.rstrip("`").lstrip(".")
@@ -176,16 +176,7 @@ def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int)
     n = len(body.candidates)
     if n > max_candidates:
         raise InvalidRequest(422, "candidates", f"{n} candidates; this server takes {max_candidates} at most")
-    plain = isinstance(body.candidates[0], int)
-    ads, bids = [], []
-    for place, candidate in enumerate(body.candidates):
-        if isinstance(candidate, int) != plain:
-            raise InvalidRequest(422, f"candidates[{place}]", "either every candidate has a bid or none has")
-        if isinstance(candidate, int):
-            ads.append(candidate)
-        else:
-            ads.append(candidate.ad_id)
-            bids.append(candidate.bid)
+    ads, bids = _candidates(body.candidates)
     if len(set(ads)) < n:
         place = _second(ads)
         raise InvalidRequest(422, f"candidates[{place}]", f"ad {ads[place]} is there twice; give each candidate once")
@@ -194,9 +185,22 @@ def to_request(body: RankBody, context: Mapping[str, Kind], max_candidates: int)
         ad_id=np.array(ads, np.int64),
         slots=body.slots,
         context=_context(body.context, context),
-        bid=None if plain else np.array(bids, np.float32),
+        bid=None if bids is None else np.array(bids, np.float32),
         request_id=body.request_id,
     )
+
+
+def _candidates(given: Sequence[int | Candidate]) -> tuple[list[int], list[float] | None]:
+    """The ads, and the bids where there are any."""
+    kinds = set(map(type, given))
+    if kinds == {int}:
+        return cast(list[int], given), None
+    if kinds == {Candidate}:
+        with_bids = cast(list[Candidate], given)
+        return [candidate.ad_id for candidate in with_bids], [candidate.bid for candidate in with_bids]
+    first = type(given[0])
+    place = next(place for place, candidate in enumerate(given) if type(candidate) is not first)
+    raise InvalidRequest(422, f"candidates[{place}]", "either every candidate has a bid or none has")
 
 
 def _second(ads: list[int]) -> int:

@@ -1,119 +1,118 @@
 """What the endpoint counts and times, for Prometheus.  Used by `serving.app` and the doors of POST /v1/rank.
 
-A request changes plain lists and dictionaries; they become Prometheus' families when somebody scrapes.  The client library's
-own objects lock and label on each change, which for a dozen series a request costs more than decoding it.  Label values come
-from fixed sets (routes, stages, views, arms, models, status codes), never from a request, so the series are bounded.
+A request changes plain lists and dictionaries; `serving.exposition` makes Prometheus' families of them when somebody scrapes.
+The client library's own objects lock and label on each change, which for a dozen series a request costs more than decoding it.
+Label values come from fixed sets (routes, stages, views, arms, models, status codes), never from a request, so the series are
+bounded.  What others count anyway (the feature source, the logs) is not counted again, but read there: see `watch`.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from serving.scorer import STAGES, Answer
+from features.online import OnlineSource
+from infra.clock import Clock
+from serving.counts import TIMED, Answers, Counts
+from serving.exposition import Seen, families
+from serving.gauges import Gauges, Model, Told, disk_free_bytes, process
+from serving.scorer import Answer
+from serving.segment_log import LogCounts, SegmentLog
 
-# Seconds.  The fast end resolves a stage of the scorer, the slow end one that waits for a store.
-_BUCKETS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5)
-_BUCKETS_NS = tuple(int(seconds * 1e9) for seconds in _BUCKETS)
-_NAMES = (*map(str, _BUCKETS), "+Inf")
 ROUTES = ("rank", "events", "rollout", "other")
-SHED = ("full", "late")  # why a request was refused under overload
-STEPS = ("stale features", "priors", "popularity")  # see features.batch.Degraded
-PLAIN = {
-    "candidates": "Candidate ads scored.",
-    "unknown_users": "Requests of unknown users.",
-    "unknown_ads": "Unknown candidate ads.",
-    "randomised": "Requests answered in random order.",
-}
-TIMED = ("decode", *STAGES, "answer")
-
-
-class Times(msgspec.Struct, array_like=True):
-    """A histogram: counts by bucket, and the sum."""
-
-    counts: list[int]
-    total_ns: int = 0
-
-    def add(self, ns: int) -> None:
-        """One more."""
-        self.counts[bisect_left(_BUCKETS_NS, ns)] += 1
-        self.total_ns += ns
-
-    def family(self) -> tuple[list[tuple[str, float]], float]:
-        """(cumulative counts by bucket, sum in seconds)."""
-        return list(zip(_NAMES, map(float, accumulate(self.counts)), strict=True)), self.total_ns / 1e9
-
-
-def _times() -> Times:
-    return Times([0] * len(_NAMES))
-
-
-class Counts(msgspec.Struct):
-    """Everything counted and timed: of a process, or of several added up.  Keys are label values."""
-
-    requests: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)  # route, status
-    arms: dict[str, int] = msgspec.field(default_factory=dict)
-    fallbacks: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)  # view, kind
-    degraded: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STEPS, 0))
-    cache: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(("hit", "miss"), 0))  # of users
-    clicks: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(("accepted", "duplicate"), 0))
-    shed: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(SHED, 0))
-    plain: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(PLAIN, 0))
-    rank: Times = msgspec.field(default_factory=_times)
-    stages: dict[str, Times] = msgspec.field(default_factory=lambda: {name: _times() for name in TIMED})
-
-    def plus(self, other: "Counts") -> "Counts":
-        """Both together."""
-        stages = {name: _sum(times, other.stages[name]) for name, times in self.stages.items()}
-        added = {
-            name: _added(getattr(self, name), getattr(other, name))
-            for name in ("requests", "arms", "fallbacks", "degraded", "cache", "clicks", "shed", "plain")
-        }
-        return Counts(**added, rank=_sum(self.rank, other.rank), stages=stages)
-
-
-def _added(one: dict[Any, int], other: dict[Any, int]) -> dict[Any, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
-
-
-def _sum(one: Times, other: Times) -> Times:
-    return Times([a + b for a, b in zip(one.counts, other.counts, strict=True)], one.total_ns + other.total_ns)
+_CACHE = {"hits": "hit", "misses": "miss"}
 
 
 class ServingMetrics(Collector):
     """One an app, so that several apps can live in one process."""
 
-    def __init__(self, others: Callable[[], Counts] = Counts, before: Counts | None = None) -> None:
-        """`others` gives what other workers counted; `before` is what this one counted before it was started again."""
+    def __init__(
+        self, others: Callable[[], Sequence[Told]] = tuple, before: Counts | None = None, number: int = 0, workers: int = 1
+    ) -> None:
+        """Of worker `number` among `workers`.  `others` gives what the others told; `before` is what this one counted before it
+        was started again."""
         self.counts = before or Counts()
-        self._others = others
+        self.number = number
+        self._others, self._workers = others, workers
         self._stages = [self.counts.stages[name] for name in TIMED]
-        self._model: tuple[str, str, str] | None = None
-        self._looked_up: Mapping[str, int] = {}
-        self._before = dict(self.counts.cache)
+        self._champion: Model | None = None
+        self._others_held: tuple[Model, ...] = ()
+        self._rollout = self._refused = self._sent_back = 0
+        self._clock: Clock | None = None
+        self._reading = threading.Lock()  # of what is read elsewhere: here it is, with what was read there before
+        self._sources: dict[OnlineSource, Counter[str]] = {}
+        self._logs: dict[str, tuple[SegmentLog, LogCounts]] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
-    def loaded(self, model: str, encoder: str, family: str, arms: Sequence[str]) -> None:
-        """A model is ready to serve."""
-        self._model = model, encoder, family
-        for arm in arms:
-            self.counts.arms.setdefault(arm, 0)
+    def loaded(self, model: str, encoder: str, family: str, arms: Mapping[str, str]) -> None:
+        """A champion is ready to answer; `arms` says which model answers each arm."""
+        self._champion = model, encoder, family
+        for each in arms.items():
+            self.counts.answers.setdefault(each, Answers())
 
-    def watch(self, looked_up: Mapping[str, int]) -> None:
-        """From now on users' "hits" and "misses" are counted there."""
-        self._looked_up, self._before = looked_up, dict(self.counts.cache)
+    def rollout(self, number: int, others: Sequence[Model] = (), refused: int = 0, sent_back: int = 0) -> None:
+        """The rollout document that is gone by now, the models beside its champion that answer, how many of its models may not,
+        and how many canaries of this home were sent back so far."""
+        self._rollout, self._others_held, self._refused, self._sent_back = number, tuple(others), refused, sent_back
 
-    def now(self) -> Counts:
-        """What this process counted."""
-        for outcome, name in (("hit", "hits"), ("miss", "misses")):
-            self.counts.cache[outcome] = self._before.get(outcome, 0) + self._looked_up.get(name, 0)
-        return self.counts
+    def watch(self, sources: Iterable[OnlineSource], clock: Clock) -> None:
+        """From now on features come from these.  Their ages are told, by this clock; what they count is counted."""
+        with self._reading:
+            self._read()  # a last time from those that go
+            before = self._sources
+            self._sources = {source: before[source] if source in before else _counted(source) for source in sources}
+            self._clock = clock
+            for source in self._sources:
+                for view in source.views:
+                    for kind in ("missing", "stale"):
+                        self.counts.rows.setdefault((view.name, kind), 0)
+                        self.counts.fallbacks.setdefault((view.name, kind), 0)
+
+    def watch_log(self, name: str, log: SegmentLog) -> None:
+        """From now on "predictions" or "events" go there.  Watching it again changes nothing."""
+        with self._reading:
+            self._read()
+            if name not in self._logs or self._logs[name][0] is not log:
+                self._logs[name] = log, LogCounts()
+
+    def now(self) -> Told:
+        """What this process counted, and how it stands."""
+        with self._reading:
+            self._read()
+            sources, logs = list(self._sources), {name: log for name, (log, _) in self._logs.items()}
+        gauges = Gauges(
+            models=() if self._champion is None else tuple(dict.fromkeys((self._champion, *self._others_held))),
+            rollout=self._rollout,
+            refused=self._refused,
+            sent_back=self._sent_back,
+            unsynced_s={name: log.unsynced_s() for name, log in logs.items()},
+            disk_free_bytes=disk_free_bytes(logs["predictions"].path.parent) if "predictions" in logs else None,
+            process=process(),
+        )
+        if self._clock is not None:
+            now_us = self._clock.now_us()
+            for source in sources:
+                gauges.ages_s |= source.ages_s(now_us)
+                gauges.max_ages_s |= {v.name: float(v.max_age_s) for v in source.views if v.max_age_s is not None}
+        return Told(self.number, self.counts, gauges)
+
+    def _read(self) -> None:
+        """Count what was counted elsewhere since the last time."""
+        for source, before in self._sources.items():
+            found = _counted(source)
+            for name, count in (found - before).items():
+                place, key = _place(self.counts, name)
+                _count(place, key, count)
+            self._sources[source] = found
+        for name, (log, earlier) in self._logs.items():
+            after = LogCounts().plus(log.counts)
+            self.counts.logs[name] = self.counts.logs[name].plus(after.plus(earlier, -1))
+            self._logs[name] = log, after
 
     def ended(self, route: str, status: int) -> None:
         """A request got its status code."""
@@ -134,9 +133,15 @@ class ServingMetrics(Collector):
         counts.rank.add(total_ns)
         for series, ns in zip(self._stages, (decode_ns, *answer.stage_ns, answer_ns), strict=True):
             series.add(ns)
+        given = counts.answers.get((answer.arm, answer.model))
+        if given is None:
+            given = counts.answers[answer.arm, answer.model] = Answers()
+        p = answer.p.tolist()
+        given.slates += 1
+        given.ads += len(p)
+        given.clicks += sum(p)
         plain = counts.plain
         plain["candidates"] += len(answer.s)
-        _count(counts.arms, answer.arm)
         if answer.slate.randomised:
             plain["randomised"] += 1
         marks = answer.marks
@@ -152,40 +157,31 @@ class ServingMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client: all families as they are now, of all workers together."""
-        all_counts = self.now().plus(self._others())
-        yield _counter("requests", "Requests by route and status.", ("route", "status"), all_counts.requests)
-        rank = HistogramMetricFamily("clickproof_rank_seconds", "From the first byte of a request to its answer.")
-        rank.add_metric([], *all_counts.rank.family())
-        yield rank
-        stages = HistogramMetricFamily("clickproof_stage_seconds", "Time by stage.", labels=["stage"])
-        for name, times in all_counts.stages.items():
-            stages.add_metric([name], *times.family())
-        yield stages
-        yield _counter("arm_requests", "Requests by experiment arm.", ("arm",), all_counts.arms)
-        yield _counter("fallbacks", "Requests for which a view was missing or stale.", ("view", "kind"), all_counts.fallbacks)
-        yield _counter("degraded", "Requests answered with less than they should be.", ("step",), all_counts.degraded)
-        yield _counter("user_cache", "Users' rows looked for in the process, by outcome.", ("outcome",), all_counts.cache)
-        yield _counter("clicks", "Clicks sent, by what became of them.", ("outcome",), all_counts.clicks)
-        yield _counter("shed", "Requests refused under overload.", ("why",), all_counts.shed)
-        for name, said in PLAIN.items():
-            yield CounterMetricFamily(f"clickproof_{name}", said, value=all_counts.plain[name])
-        yield GaugeMetricFamily("clickproof_ready", "1 once a model is loaded.", value=float(self._model is not None))
-        info = GaugeMetricFamily("clickproof_model_info", "The model that is served.", labels=["model", "encoder", "family"])
-        if self._model is not None:
-            info.add_metric(list(self._model), 1.0)
-        yield info
+        told = [self.now(), *self._others()]
+        counts = Counts()
+        for one in told:
+            counts = counts.plus(one.counts)
+        return families(Seen(counts, [one for one in told if one.gauges.fresh], self._workers))
 
     def text(self) -> bytes:
         """All series in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-def _count(counts: dict[Any, int], key: Any) -> None:
-    counts[key] = counts.get(key, 0) + 1
+def _count(counts: dict[Any, int], key: Any, by: int = 1) -> None:
+    counts[key] = counts.get(key, 0) + by
 
 
-def _counter(name: str, said: str, labels: tuple[str, ...], counts: Mapping[Any, int]) -> Metric:
-    family = CounterMetricFamily(f"clickproof_{name}", said, labels=labels)
-    for values, count in sorted(counts.items()):
-        family.add_metric(list(values) if isinstance(values, tuple) else [values], count)
-    return family
+def _counted(source: OnlineSource) -> Counter[str]:
+    """Everything that a source counted so far."""
+    return Counter(source.counts) + Counter(source.users.counts)
+
+
+def _place(counts: Counts, name: str) -> tuple[dict[Any, int], Any]:
+    """Where something that a source counts is counted: "hits", "misses", "store.ERROR", "refresh.failed", "VIEW.missing"."""
+    if name in _CACHE:
+        return counts.cache, _CACHE[name]
+    first, _, last = name.partition(".")
+    if first == "refresh":
+        return counts.store, first
+    return (counts.store, last) if first == "store" else (counts.rows, (first, last))

@@ -1,7 +1,7 @@
 """What several workers counted, in one answer to /metrics: the scrape reaches one of them, whichever the kernel chooses.
 
-Each writes its counts to a file of its own once a second and adds the others' files to its own counts when asked; one that is
-started again counts on from its file, so that counters never fall.  Called by `serving.serve` where there is more than one.
+Each writes what it counted and how it stands to a file of its own once a second, and reads the others' files when asked; one
+that is started again counts on from its file, so that counters never fall.  Called by `serving.serve` where there are several.
 """
 
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from infra.home import Home
-from serving.metrics import Counts, ServingMetrics
+from serving.gauges import Told
+from serving.metrics import ServingMetrics
 
 EVERY_S = 1.0
 
@@ -22,7 +23,8 @@ class SharedMetrics:
     def __init__(self, home: Home, number: int, count: int) -> None:
         self._files = [home.writing(home.run / f"metrics-{i}.msgpack") for i in range(count)]
         self._number = number
-        self.metrics = ServingMetrics(self._of_others, _read(self._files[number]))
+        before = _read(self._files[number])
+        self.metrics = ServingMetrics(self._of_others, before.counts if before else None, number, count)
         self._stop = threading.Event()
         self._writer = threading.Thread(target=self._write_on, name="metrics", daemon=True)
         self._writer.start()
@@ -33,12 +35,9 @@ class SharedMetrics:
         self._writer.join()
         self._write()
 
-    def _of_others(self) -> Counts:
-        found = Counts()
-        for number, file in enumerate(self._files):
-            if number != self._number:
-                found = found.plus(_read(file) or Counts())
-        return found
+    def _of_others(self) -> list[Told]:
+        found = [_read(file) for number, file in enumerate(self._files) if number != self._number]
+        return [told for told in found if told is not None]
 
     def _write_on(self) -> None:
         while not self._stop.wait(EVERY_S):
@@ -57,8 +56,8 @@ def forget(home: Home) -> None:
         file.unlink()
 
 
-def _read(file: Path) -> Counts | None:
+def _read(file: Path) -> Told | None:
     try:
-        return msgspec.msgpack.decode(file.read_bytes(), type=Counts)
+        return msgspec.msgpack.decode(file.read_bytes(), type=Told)
     except FileNotFoundError:
         return None

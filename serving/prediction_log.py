@@ -18,8 +18,8 @@ from serving import segment_log
 from serving.segment_log import SEGMENT_BYTES, SegmentLog, TornWrite
 
 __all__ = [
-    "Column", "Matrix", "PredictionLog", "Record", "TornWrite", "features_of", "matrix", "names_of", "pack", "read", "segments",
-    "unpack",
+    "Column", "Matrix", "PredictionLog", "Record", "TornWrite", "features_of", "matrix", "names_of", "pack", "read", "repeated",
+    "segments", "unpack",
 ]  # fmt: skip
 
 SUFFIX = ".plog"
@@ -77,6 +77,11 @@ def pack(values: npt.NDArray[Any]) -> Column:
     return Column(_code(values.dtype), values.shape, values.tobytes())
 
 
+def repeated(values: npt.NDArray[Any], rows: int) -> Column:
+    """An array [1, ..] that stands for `rows` equal ones, as the `Column` of them all."""
+    return Column(_code(values.dtype), (rows, *values.shape[1:]), values.tobytes() * rows)
+
+
 def unpack(column: Column) -> npt.NDArray[Any]:
     """The array that `pack` took, read-only."""
     return np.frombuffer(column.data, dtype=np.dtype(column.dtype)).reshape(column.shape)
@@ -127,6 +132,11 @@ class PredictionLog:
     def path(self) -> Path:
         """The segment that was opened last."""
         return self._log.path
+
+    @property
+    def files(self) -> SegmentLog:
+        """What it writes through: for who watches it."""
+        return self._log
 
     def append(self, record: Record) -> int:
         """Write one record; bytes written.  When this returns the record survives SIGKILL.  Raises as `SegmentLog.append`."""

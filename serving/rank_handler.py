@@ -1,13 +1,16 @@
-"""From the bytes of a request to the bytes of its answer: what both doors of POST /v1/rank do.
+"""From the bytes of a request to the bytes of its answer: what all doors do.
 
-The doors are the route of `serving.app` and, without a web framework between, `serving.front_door`.  Bodies go through msgspec
-and numpy, not through pydantic rows, which cost several times the model itself.  Everything runs in the event loop on purpose:
-it is short and bound by the processor, so a hand-over to threads would only add to it; more processes scale it.
+The doors are the route POST /v1/rank of `serving.app`, the same without a web framework between (`serving.front_door`), and
+gRPC (`serving.grpc_door`).  Each has its `Wire`, how it writes things; what is asked and answered is the same.
+
+Bodies go through msgspec and numpy, not through pydantic rows, which cost several times the model itself.  Everything runs in
+the event loop on purpose: it is short and bound by the processor, so a hand-over to threads would only add to it; more
+processes scale it.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import NamedTuple
@@ -16,9 +19,21 @@ import msgspec
 
 from features.catalogue import Kind
 from features.online import OnlineSource
+from infra.logs import about
 from infra.settings import Settings
-from serving.messages import ErrorAnswer, InvalidRequest, ModelAnswer, Problem, decode, to_answer, to_request
+from serving.messages import (
+    ErrorAnswer,
+    InvalidRequest,
+    ModelAnswer,
+    Problem,
+    RankAnswer,
+    RankBody,
+    decode,
+    to_answer,
+    to_request,
+)
 from serving.metrics import ServingMetrics
+from serving.refusals import Refusals
 from serving.scorer import Answer, RankRequest, Scorer
 
 JSON = "application/json"
@@ -43,20 +58,39 @@ class ServerState:
         self.failure: str | None = None
 
 
-class Reply(NamedTuple):
-    """An answer to be sent; `retry_after_s` where it makes sense to ask again."""
+class Wire(NamedTuple):
+    """How a door writes requests and answers."""
 
-    status: int
-    content: bytes
+    route: str  # label in the metrics
+    read: Callable[[bytes], RankBody]  # raises InvalidRequest
+    write: Callable[[RankAnswer], bytes]
+
+
+REST = Wire("rank", decode, _encode)
+
+
+class Reply(NamedTuple):
+    """An answer to be sent: what its wire wrote, or what was wrong; `retry_after_s` where it makes sense to ask again."""
+
+    status: int  # HTTP's, also where the door speaks otherwise
+    content: bytes = b""
+    error: Problem | None = None
     retry_after_s: int | None = None
+    shed: bool = False  # refused only because too many wait
+
+    @property
+    def json(self) -> bytes:
+        """The body that REST sends."""
+        return self.content if self.error is None else _encode(ErrorAnswer(self.error))
 
 
 class Wanted(NamedTuple):
-    """A request that was read, and the service that it was read for."""
+    """A request that was read, the service that it was read for, and how its answer is written."""
 
     service: Service
     request: RankRequest
     decode_ns: int
+    wire: Wire
 
 
 class RankHandler:
@@ -66,20 +100,25 @@ class RankHandler:
         self.state = state
         self.settings = settings
         self.metrics = metrics
+        self.refusals = Refusals()
+        self._counting_ns = 0  # of the request before: part of its answer, and known too late for it
 
-    def read(self, body: bytes) -> "Wanted | Reply":
+    def read(self, body: bytes, wire: Wire = REST) -> "Wanted | Reply":
         """What a body asks, or why it can't be answered.  Never raises."""
         service = self.state.service
         if service is None:
-            return self.refused(unready(self.state))
+            return self.refused(unready(self.state), wire)
         began = perf_counter_ns()
         try:
-            request = to_request(decode(body), service.context, self.settings.max_candidates)
+            asked = wire.read(body)
+            if asked.request_id is None:
+                asked.request_id = service.scorer.new_id()
+            request = to_request(asked, service.context, self.settings.max_candidates)
         except InvalidRequest as error:
-            return self.refused(problem(error.status, error.field, error.message))
+            return self.refused(problem(error.status, error.field, error.message), wire, body)
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
-            return self._failed()
-        return Wanted(service, request, perf_counter_ns() - began)
+            return self._failed(wire, body)
+        return Wanted(service, request, perf_counter_ns() - began, wire)
 
     def ahead(self, wanted: "Wanted") -> "asyncio.Future[None] | None":
         """Begin to read what the request needs from a remote store; None where there is nothing to wait for."""
@@ -93,39 +132,46 @@ class RankHandler:
     def answer_many(self, wanted: "Sequence[Wanted]", started_ns: Sequence[int]) -> list[Reply]:
         """The replies to requests that were read for the same service, with one call of the model."""
         service = wanted[0].service
+        before = about.set([one.request.request_id for one in wanted])
         try:
             answers = service.scorer.rank_many([one.request for one in wanted])
         except OSError:
             _log.exception("a request could not be answered")
             message = "the prediction log or the feature store failed; the server's own log says why"
-            return [self.refused(problem(503, None, message, retry_after_s=1)) for _ in wanted]
+            reply = problem(503, None, message, retry_after_s=1)
+            return [self.refused(reply, one.wire, request_id=one.request.request_id) for one in wanted]
         except Exception:  # noqa: BLE001 - see `read`
             if len(wanted) > 1:  # one that can't be answered must not take the others with it
                 return [self.answer(one, started) for one, started in zip(wanted, started_ns, strict=True)]
-            return [self._failed()]
+            return [self._failed(wanted[0].wire, request_id=wanted[0].request.request_id)]
+        finally:
+            about.reset(before)
         return [self._told(one, answer, started) for one, answer, started in zip(wanted, answers, started_ns, strict=True)]
 
     def _told(self, wanted: "Wanted", answer: Answer, started_ns: int) -> Reply:
         ranked = perf_counter_ns()
-        content = _encode(to_answer(wanted.request, answer, wanted.service.description.policy))
+        content = wanted.wire.write(to_answer(wanted.request, answer, wanted.service.description.policy))
         ended = perf_counter_ns()
-        self.metrics.ranked(answer, wanted.decode_ns, ended - ranked, ended - started_ns)
-        self.metrics.ended("rank", 200)
+        self.metrics.ranked(answer, wanted.decode_ns, ended - ranked + self._counting_ns, ended - started_ns)
+        self.metrics.ended(wanted.wire.route, 200)
+        self._counting_ns = perf_counter_ns() - ended
         return Reply(200, content)
 
-    def _failed(self) -> Reply:
+    def _failed(self, wire: Wire, body: bytes = b"", request_id: int | None = None) -> Reply:
         _log.exception("a request could not be answered")
-        return self.refused(problem(500, None, "the server failed; its own log says why"))
+        reply = problem(500, None, "the server failed; its own log says why")
+        return self.refused(reply, wire, body, request_id)
 
-    def refused(self, reply: Reply) -> Reply:
-        """Count a reply that is no success."""
-        self.metrics.ended("rank", reply.status)
+    def refused(self, reply: Reply, wire: Wire = REST, body: bytes = b"", request_id: int | None = None) -> Reply:
+        """Count a reply that is no success, and tell the log; the request's id is in its body (of REST) where not given."""
+        self.metrics.ended(wire.route, reply.status)
+        self.refusals.tell(wire.route, reply.status, body if wire is REST else b"", request_id)
         return reply
 
 
 def problem(status: int, field: str | None, message: str, retry_after_s: int | None = None) -> Reply:
     """A reply that says what was wrong."""
-    return Reply(status, _encode(ErrorAnswer(Problem(field, message))), retry_after_s)
+    return Reply(status, error=Problem(field, message), retry_after_s=retry_after_s)
 
 
 def unready(state: ServerState) -> Reply:

@@ -13,6 +13,7 @@ import msgspec
 from infra.home import Home
 from serving.rollout import Rollout
 
+GUARD, SERVER = "guard", "server"  # who end a canary by themselves: it left its bands; it has no guard
 _log = logging.getLogger("clickproof.serving")
 
 
@@ -68,6 +69,13 @@ def effective(home: Home, number: int) -> tuple[Entry, ...]:
             continue
         latest[entry.number] = entry
     return tuple(latest[each] for each in sorted(latest) if each <= number)
+
+
+def sent_back(entries: Sequence[Entry]) -> int:
+    """How many canaries ended without anybody asking."""
+    return sum(
+        entry.who in (GUARD, SERVER) and entry.before is not None and entry.before.canary is not None for entry in entries
+    )
 
 
 def to_take_back(entries: Sequence[Entry]) -> Entry | None:

@@ -1,4 +1,4 @@
-"""Bodies of POST /v1/rollout as msgspec structs: what may change, and the transition that each is.  Used by
+"""Bodies of POST /v1/rollout/changes as msgspec structs: what may change, and the transition that each is.  Used by
 `serving.rollout_routes`, and by `serving.document` to describe them."""
 
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""GET and POST /v1/rollout: the rollout document, read and changed by whoever holds the rollout token.
+"""GET /v1/rollout and POST /v1/rollout/changes: the rollout document, read and changed by whoever holds the rollout token.
 
 `add_rollout` puts the routes on the app; `serving.serve` does.  They do what `clickproof rollout` does: a model that would get
 traffic is tried first, the change is written down and takes effect, and every worker follows within moments.
@@ -43,7 +43,7 @@ def add_rollout(
         return _answer(await _explained(partial(rollout_store.read, home)), metrics)
 
     @app.post(
-        "/v1/rollout",
+        "/v1/rollout/changes",
         summary="Change who answers requests",
         openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": {"anyOf": _refs()}}}}},
         responses=_responses(200, "The document after the change.", 400, 401, 403, 409, 413, 415, 422, 503),

@@ -37,7 +37,7 @@ from models.artefact import Artefact
 from serving.fallback import NAME as POPULARITY
 from serving.fallback import popularity
 from serving.policy import Policy, Slate
-from serving.prediction_log import PredictionLog, Record, matrix, pack
+from serving.prediction_log import PredictionLog, Record, matrix, pack, repeated
 
 LOGGED_ONE_IN = 100  # of the candidates that are not shown, a hashed share has its feature values logged
 STAGES = ("fetch", "encode", "score", "calibrate", "policy", "log")
@@ -188,6 +188,10 @@ class Scorer:
         if isinstance(self.source, OnlineSource):
             self.source.close()
 
+    def new_id(self) -> int:
+        """The id of a request that comes without one."""
+        return derived_id_one(self._origin, next(self._count))
+
     def score_rows(self, rows: RequestBatch, slot: npt.NDArray[np.integer]) -> tuple[F32, F32, FeatureBatch]:
         """(s, p, features) of n rows: p is the click probability at each row's own slot."""
         batch = fetch(self.source, rows)
@@ -236,7 +240,7 @@ class Scorer:
             raise ValueError("this scorer was made without a prediction log; it can score rows but not answer requests")
         started = perf_counter_ns()
         time_us = self.clock.now_us() if request.time_us is None else request.time_us
-        request_id = derived_id_one(self._origin, next(self._count)) if request.request_id is None else request.request_id
+        request_id = self.new_id() if request.request_id is None else request.request_id
         arm = self.arms.arm(request.user_id, request_id)
         model = self._others.get(arm, self._model)
         batch = fetch(self.source, candidate_rows(request, time_us))
@@ -310,7 +314,10 @@ class Scorer:
         if self.log_all:
             logged = np.concatenate([logged, np.setdiff1d(np.arange(n), logged)])
         columns = Blocks.of(begun.batch.columns)
-        others = {name: values if len(values) == n else np.repeat(values, n, axis=0) for name, values in columns.others.items()}
+        others = {
+            name: pack(values[logged]) if len(values) == n else repeated(values, len(logged))
+            for name, values in columns.others.items()
+        }
         return Record(
             request_id=begun.request_id,
             time_us=begun.time_us,
@@ -332,7 +339,7 @@ class Scorer:
             sampled=sampled,
             numbers=matrix(columns.names.numbers, columns.numbers[logged]),
             whole=matrix(columns.names.whole, columns.whole[logged]),
-            others={name: pack(values[logged]) for name, values in others.items()},
+            others=others,
             snapshots=matrix(states.names, states.snapshot[logged]),
             ages=matrix(states.names, states.age_s[logged]),
         )
@@ -374,8 +381,9 @@ def logged_rows(request_id: int, n: int, shown: I64) -> I64:
     first = mix_one(request_id, _SAMPLE) % LOGGED_ONE_IN
     if first >= n:
         return shown
-    drawn = np.arange(first, n, LOGGED_ONE_IN)
-    return np.concatenate([shown, drawn[~np.isin(drawn, shown)]])
+    found = shown.tolist()
+    there = set(found)
+    return np.array(found + [row for row in range(first, n, LOGGED_ONE_IN) if row not in there], np.int64)
 
 
 def marks(states: ViewStates, ad_id: I64, degraded: Degraded) -> Marks:

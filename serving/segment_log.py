@@ -18,9 +18,12 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter, perf_counter_ns
+
+import msgspec
 
 from infra.home import Home
+from serving.histogram import Times
 
 _HEAD = struct.Struct("<II")
 MAX_RECORD_BYTES = 64 << 20  # a longer length in a header is damage, not a record
@@ -37,6 +40,28 @@ class Unsynced(OSError):
     """Records that were answered for earlier may not be on the disk: fsync failed, and a loss of power now would lose them."""
 
 
+class LogCounts(msgspec.Struct, array_like=True):
+    """What a log did since it was opened, for who watches it."""
+
+    records: int = 0
+    bytes: int = 0  # with heads
+    segments: int = 0  # opened
+    write_failures: int = 0
+    fsync_failures: int = 0
+    fsync: Times = msgspec.field(default_factory=Times.none)
+
+    def plus(self, other: "LogCounts", sign: int = 1) -> "LogCounts":
+        """Both together; with sign -1, what came after the other."""
+        return LogCounts(
+            self.records + sign * other.records,
+            self.bytes + sign * other.bytes,
+            self.segments + sign * other.segments,
+            self.write_failures + sign * other.write_failures,
+            self.fsync_failures + sign * other.fsync_failures,
+            self.fsync.plus(other.fsync, sign),
+        )
+
+
 class _Segment:
     """A file that is written, or was and is not on the disk yet."""
 
@@ -48,11 +73,18 @@ class _Segment:
         self.fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self.written = 0
         self.dirty = False  # something was written since the last fsync began
+        self.since = self.syncing_since = 0.0  # monotonic: oldest write that no fsync has seen, that the one under way has
         self._named = False  # the folder's entry for it is on the disk
 
     def sync(self) -> None:
         """Bring content and name to the disk.  Raises OSError."""
-        self.dirty = False  # before: what is written meanwhile is for the next time
+        self.syncing_since, self.dirty = self.since, False  # before: what is written meanwhile is for the next time
+        try:
+            self._sync()
+        finally:
+            self.syncing_since = 0.0
+
+    def _sync(self) -> None:
         os.fsync(self.fd)
         if not self._named:
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -73,10 +105,11 @@ class SegmentLog:
         self._lock = threading.Lock()  # of all below
         self._segment: _Segment | None = _Segment(*self._place)  # None: the next append opens one
         self._done: list[_Segment] = []  # full or torn: to be synced and closed
+        self._todo: list[_Segment] = []  # of the sync under way
         self._failure: OSError | None = None  # of an fsync, not yet told
         self._closed = False
         self.path = self._segment.path  # of the segment last opened
-        self.failed_syncs = 0
+        self.counts = LogCounts(segments=1)
         self._syncing = threading.Lock()  # held by who syncs: only they close files
         self._syncer = _join(self)
 
@@ -94,19 +127,26 @@ class SegmentLog:
                 raise ValueError(f"the log of {self.path} is closed; open a new one to write more")
             if self._failure is not None:
                 self._tell_failure()
-            segment = self._segment
-            if segment is None or segment.written >= self._segment_bytes:
-                segment = self._next()
-            taken = os.write(segment.fd, frame)
+            try:
+                segment = self._segment
+                if segment is None or segment.written >= self._segment_bytes:
+                    segment = self._next()
+                taken = os.write(segment.fd, frame)
+            except OSError:
+                self.counts.write_failures += 1
+                raise
             segment.written += taken
+            self.counts.bytes += taken
             if not segment.dirty:
-                segment.dirty = True
+                segment.since, segment.dirty = monotonic(), True
                 self._syncer.dirty.set()
             if taken != len(frame):
+                self.counts.write_failures += 1
                 self._retire()
                 raise TornWrite(
                     f"{segment.path}: only {taken} of {len(frame)} bytes of a record were written; is the disk full?"
                 )
+            self.counts.records += 1
         return taken
 
     def sync(self) -> None:
@@ -115,18 +155,29 @@ class SegmentLog:
         with self._syncing:
             with self._lock:
                 done, self._done = self._done, []
-                todo = done if self._segment is None else [*done, self._segment]
+                todo = self._todo = done if self._segment is None else [*done, self._segment]
             for segment in todo:
                 try:
                     if segment.dirty:
+                        started = perf_counter_ns()
                         segment.sync()
+                        self.counts.fsync.add(perf_counter_ns() - started)
                 except OSError as error:
                     with self._lock:
-                        self.failed_syncs += 1
+                        self.counts.fsync_failures += 1
                         self._failure = Unsynced(error.errno, f"{error.strerror} at fsync: {_UNSYNCED}", str(segment.path))
                 finally:
                     if segment in done:
                         os.close(segment.fd)
+            self._todo = []
+
+    def unsynced_s(self) -> float:
+        """How long ago the oldest record was written that may not be on the disk; 0 where all are.  One whose fsync failed no
+        longer counts here, but in `counts`."""
+        with self._lock:
+            held = [*self._done, *self._todo, *([] if self._segment is None else [self._segment])]
+        since = [segment.syncing_since or segment.since for segment in held if segment.dirty or segment.syncing_since]
+        return max(0.0, monotonic() - min(since)) if since else 0.0
 
     def close(self) -> None:
         """Bring everything to the disk and close; an empty segment is removed.  Closing again does nothing.
@@ -148,6 +199,7 @@ class SegmentLog:
     def _next(self) -> _Segment:
         self._retire()
         self._segment = _Segment(*self._place)
+        self.counts.segments += 1
         self.path = self._segment.path
         return self._segment
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from features.blocks import Blocks, Names
-from infra import child
+from infra import child, logs
 from infra.home import Home
 from infra.settings import Settings
 from models.artefact import Artefact, ArtefactError, load
@@ -157,7 +157,7 @@ def _alike(found: "Sequence[tuple[Record, str, int]]") -> "list[list[tuple[Recor
 def main() -> None:
     """Score until told to stop."""
     chosen, order = child.ordered()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     shadow: %(message)s")
+    logs.begin(chosen.log_format)
     os.nice(NICE)
     shadows = Shadows(Home(Path(order["root"])), chosen)
     try:

@@ -16,7 +16,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 
 RESTART_S = (0.2, 10.0)  # first and longest wait before a dead worker is started again
-SOUND_S = 30.0  # a worker that lived as long is not to blame for its death
+SOUND_S = 5.0  # a worker that lived as long did not die of its start, and is started again after the first of these
+LOOK_S = 0.05
 STOP_S = 30.0  # for the requests under way
 
 _log = logging.getLogger("clickproof.serving")
@@ -55,6 +56,7 @@ def supervise(count: int, work: Callable[[Place], None]) -> None:
     for wanted in (signal.SIGINT, signal.SIGTERM):
         signal.signal(wanted, lambda received, _: stopping.append(received))
     waits, started = [RESTART_S[0]] * count, [0.0] * count
+    due: dict[int, float] = {}  # the dead, and when they are started again
     workers: list[BaseProcess] = []
 
     def start(number: int) -> BaseProcess:
@@ -65,17 +67,18 @@ def supervise(count: int, work: Callable[[Place], None]) -> None:
 
     workers += [start(number) for number in range(count)]
     while not stopping:
-        multiprocessing.connection.wait([process.sentinel for process in workers], timeout=0.2)
+        multiprocessing.connection.wait([one.sentinel for at, one in enumerate(workers) if at not in due], timeout=LOOK_S)
+        now = time.monotonic()
         for number, process in enumerate(workers):
-            if stopping or process.is_alive():
-                continue
-            waits[number] = (
-                RESTART_S[0] if time.monotonic() - started[number] > SOUND_S else min(waits[number] * 2, RESTART_S[1])
-            )
-            _log.error("worker %d ended with status %s; starting it again", number, process.exitcode)
-            _sleep(waits[number], stopping)
-            if not stopping:
-                workers[number] = start(number)
+            if number in due:
+                if now >= due[number] and not stopping:
+                    del due[number]
+                    workers[number] = start(number)
+            elif not process.is_alive():
+                sound = now - started[number] > SOUND_S
+                waits[number] = RESTART_S[0] if sound else min(waits[number] * 2, RESTART_S[1])
+                due[number] = now + waits[number]
+                _log.error("worker %d ended with status %s; starting it again", number, process.exitcode)
     for process in workers:
         process.terminate()
     for process in workers:
@@ -84,9 +87,3 @@ def supervise(count: int, work: Callable[[Place], None]) -> None:
             _log.error("%s did not stop within %g s; it is killed", process.name, STOP_S)
             process.kill()
             process.join()
-
-
-def _sleep(seconds: float, stopping: list[int]) -> None:
-    end = time.monotonic() + seconds
-    while not stopping and time.monotonic() < end:
-        time.sleep(0.05)

@@ -80,8 +80,9 @@ def newest(home: Home) -> dict[str, Artefact]:
 
 
 def _of_trees(home: Home, artefact: Artefact, model: BoostedTrees) -> Found:
-    own, onnx = model.engines()
-    return [(own, _bytes(home, artefact, "trees.ubj")), (onnx, len(model.forest().graph()))]
+    own, onnx, *in_memory = model.engines()
+    files: Found = [(own, _bytes(home, artefact, "trees.ubj")), (onnx, len(model.forest().graph()))]
+    return [*files, *((engine, None) for engine in in_memory)]
 
 
 def _of_network(home: Home, artefact: Artefact, model: DCNv2, test: Dataset) -> tuple[Found, bytes, float | None]:

@@ -14,9 +14,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,11 +111,16 @@ def read_wrk(said: str, cpu_s: float) -> Closed:
 def by_asyncio(port: int, path: str, bodies: Sequence[bytes], first: int, load: Load) -> Closed:
     """Drive with asyncio until `load` is over; every request that was sent is answered."""
     sent = [message(bodies[(first + i) % len(bodies)], path) for i in range(min(load.requests, len(bodies)))]
+    return timed("asyncio", drive(port, load, sent))
+
+
+def timed(client: str, driving: Coroutine[Any, Any, list[float]]) -> Closed:
+    """What a client of asyncio saw, that gives its latencies in seconds."""
     cpu, started = time.process_time(), time.perf_counter()
-    latencies = asyncio.run(drive(port, load, sent))
+    latencies = asyncio.run(driving)
     seconds, used = time.perf_counter() - started, time.process_time() - cpu
     p50, p99 = np.percentile(latencies, (50, 99)) * 1e3
-    return Closed("asyncio", len(latencies), seconds, float(p50), float(p99), used / seconds)
+    return Closed(client, len(latencies), seconds, float(p50), float(p99), used / seconds)
 
 
 async def drive(port: int, load: Load, bodies: Sequence[bytes]) -> list[float]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from pipelines.bench.processes import Server, get
 from pipelines.bench.stages import Sums, sums
 
 SLOW_S = 120.0  # a slow server's round ends then, however few requests it answered
+
+Client = Callable[[int, str, Sequence[bytes], int, Load], Closed]  # see `by_asyncio`
 
 
 @dataclass(slots=True)
@@ -60,16 +62,17 @@ class Contestant:
     path: str = "/v1/rank"
     counted: int | None = None  # requests a round of a slow server; None: as many as it answers in a time
     measured: bool = False  # whether it has /metrics of ours
+    client: Client | None = None  # that it is always asked by
     asked: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
     def drive(self, n: int, connections: int, seconds: int, wrk: bool | None = None) -> Closed:
         """One round, with bodies that were not sent before as long as there are any; `wrk` chooses the client."""
         bodies, first = self.bodies[n], self.asked[n]
-        if self.counted is None and (have_wrk() if wrk is None else wrk):
+        if self.client is None and self.counted is None and (have_wrk() if wrk is None else wrk):
             found = by_wrk(self.server.port, self.path, bodies, first, connections, seconds)
         else:
             load = Load(n, connections, self.counted or sys.maxsize, SLOW_S if self.counted else seconds)
-            found = by_asyncio(self.server.port, self.path, bodies, first, load)
+            found = (self.client or by_asyncio)(self.server.port, self.path, bodies, first, load)
         self.asked[n] += found.requests
         return found
 
@@ -95,7 +98,7 @@ def side_by_side(
     cells = {one.name: {load: Cell() for load in loads} for one in contestants}
     for one in contestants:
         for n in {n for n, _ in loads}:
-            by_asyncio(one.server.port, one.path, one.bodies[n], 0, Load(n, 2, 30, SLOW_S))
+            (one.client or by_asyncio)(one.server.port, one.path, one.bodies[n], 0, Load(n, 2, 30, SLOW_S))
     for load in loads:
         for _ in range(rounds):
             for one in contestants:

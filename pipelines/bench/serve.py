@@ -12,9 +12,9 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,14 +29,16 @@ from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import Artefact
 from models.boosted_trees import BoostedTrees
-from pipelines.bench import cpu_clock, fixed_model, knee, stages
+from pipelines.bench import cpu_clock, doors, fixed_model, knee, micro_batch, stages
 from pipelines.bench.boxes import boxes
 from pipelines.bench.closed_loop import have_wrk
 from pipelines.bench.contest import SLOW_S, Cell, Contestant, side_by_side
+from pipelines.bench.faults import FaultPlan, faults
 from pipelines.bench.open_loop import OpenLoop, Outcome, poisson
 from pipelines.bench.peers import mlflow_server, naive, noop, raw
 from pipelines.bench.population import ZIPF, Population, body, message, ranked_users, zipf
-from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server, wait_for_all
+from pipelines.bench.processes import ONE_THREAD, SERVE, cores, on_cores, server
+from pipelines.bench.worker_counts import worker_counts
 from pipelines.console import say
 from pipelines.sources.contract import SourceSpec
 from serving.messages import context_names
@@ -77,6 +79,10 @@ class Plan:
     probe_s: float = 4.0  # one rate on the way to the knee
     look_s: float = 6.0  # half the knee, the knee, three times the knee, each LOOKS times
     bodies: int = 30_000
+    faults: FaultPlan = field(default_factory=FaultPlan)
+    batches: Mapping[str, Sequence[int]] = field(
+        default_factory=lambda: {"micro_batch": (1, 2, 4, 8, 16), "connections": (1, 4, 16, 64)}
+    )
     ready: int = 128  # requests whose features are looked up beforehand, for the raw model and MLflow
 
     @property
@@ -127,7 +133,12 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
             clients = clients_compared(work, asked, plan, server_cores)
             knees = knees_of(work, asked, plan, clients["asyncio"]["rps"] / 2, server_cores)
             budgets = stage_budgets(work, asked, plan, server_cores)
-            workers = by_workers(work, asked, plan, server_cores | client_cores)
+            n, both = plan.candidates[0], server_cores | client_cores
+            load, half = (n, plan.connections[-1]), knees[str(n)]["rate"] / 2
+            workers = worker_counts(work, asked.bodies, load, both, plan.seconds, plan.probe_s / 2)
+            broken = faults(work, source, artefact, asked.bodies[n], half, load, server_cores, client_cores, plan.faults)
+            rest_and_grpc = doors.compare(work, asked.bodies, plan.loads, plan.rounds, server_cores)
+            batches = micro_batch.curve(work, asked.bodies, plan.candidates[0], plan.batches, plan.rounds, server_cores)
     finally:
         branch.drop(work)
     rank = by_load(cells[OURS])
@@ -140,6 +151,9 @@ def run(home: Home, source: SourceSpec, chosen: Settings, plan: Plan | None = No
         "peers": {name: by_load(of_one) for name, of_one in cells.items() if name != OURS},
         "knee": knees,
         "workers": workers,
+        "faults": broken,
+        "grpc": rest_and_grpc,
+        "micro_batch": batches,
         "clients": clients,
         "boxes": {str(n): boxes(cells[OURS][n, plan.connections[-1]].cpu_us) for n in plan.candidates},
         "users": {"count": asked.users, "zipf": ZIPF, "cache_hit_rate": hit_rate(cells[OURS])},
@@ -273,19 +287,6 @@ def stage_budgets(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dic
         with server(noop.PROGRAM, work.root, "door", str(busy_us), on=on) as one:
             door = side_by_side([Contestant("door", one, asked.bodies)], [load], plan.rounds, plan.seconds)["door"][load]
         found[str(load[0])] = stages.budget(ours.inside, ours.cpu_us, door.cpu_us - busy_us, ours.background_us)
-    return found
-
-
-def by_workers(work: Home, asked: Questions, plan: Plan, on: set[int]) -> dict[str, Any]:
-    """{workers: figures} of 1 and 2 worker processes that share the cores `on` with the client."""
-    found = {}
-    n, connections = plan.candidates[0], plan.connections[-1]
-    for count in (1, 2):
-        with server(SERVE, work.root, json.dumps({"workers": count, **PATIENT}), on=on) as one:
-            wait_for_all(one.port, count)
-            ours = Contestant(OURS, one, asked.bodies)
-            cells = side_by_side([ours], [(n, connections)], plan.rounds, plan.seconds)
-        found[str(count)] = {"candidates": n, "connections": connections, **cells[OURS][n, connections].figures()}
     return found
 
 

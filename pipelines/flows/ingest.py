@@ -10,6 +10,7 @@ from pipelines.event_ingest import LandedClicks, land_clicks
 from pipelines.flows.step import step
 from pipelines.prediction_ingest import PredictionCounts, ingest_predictions
 from pipelines.reconciliation import Totals, as_text, refusals, totals
+from pipelines.shadow_ingest import ingest_shadows
 from pipelines.sources.contract import Source
 from pipelines.sources.registry import source_of
 
@@ -34,8 +35,10 @@ def bring_in(source: Source, home: Home) -> dict[str, Totals]:
 
 @step("ingest predictions", retries=2)
 def bring_in_predictions(home: Home) -> PredictionCounts:
-    """The prediction log into the lake, exactly once."""
-    return ingest_predictions(home)
+    """The prediction log and what shadows scored into the lake, exactly once."""
+    counts = ingest_predictions(home)
+    ingest_shadows(home)
+    return counts
 
 
 @flow(name="ingest")

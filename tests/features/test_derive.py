@@ -1,6 +1,8 @@
 """Derived features: the arithmetic of each against a plain formula, the unknown, and bits that don't depend on company."""
 
 import math
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from features.batch import RequestBatch
 from features.catalogue import CONTEXT, DERIVED, SEQUENCE_LENGTH, SERVICES, VIEWS
 from features.derive import CATEGORY_CTR_STRENGTH, CATEGORY_SHARE_STRENGTH, NEEDS, derive
+from features.recent import COUNTERS
 from features.schemas import CATEGORIES
 from features.spec import feature_spec
 from infra.clock import DAY_US, HOUR_US, SECOND_US
@@ -67,6 +70,66 @@ def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(n, seed):
         )  # fmt: skip
         for name, values in together.items():
             assert values[row].tobytes() == alone[name].astype(values.dtype).tobytes(), name
+
+
+def by_hand(stored: dict[str, np.ndarray], requests: RequestBatch, i: int) -> dict[str, float]:
+    """Row i of what is derived, one formula after the other, as the catalogue words them."""
+    x: dict[str, Any] = {name: values[i] for name, values in stored.items()}
+    now, topic, category = int(requests.time_us[i]), int(requests.context["page_topic"][i]), int(x["ad_category"])
+    there, known = 0 <= category < CATEGORIES, x["user_recent_until"] >= 0
+
+    def days(name: str) -> float:
+        return max(now - int(x[name]), 0) / DAY_US if x[name] >= 0 else math.nan
+
+    def log_seconds(name: str) -> float:
+        return math.log1p(max(now - int(x[name]), 0) / SECOND_US) if x[name] >= 0 else math.nan
+
+    def decayed(value: float, half_life: int) -> float:
+        return float(value) * 2.0 ** -(max(now - int(x["user_recent_until"]), 0) / half_life) if known else math.nan
+
+    def in_category(name: str) -> float:
+        return float(x[name][category]) if there else math.nan
+
+    clicks, shown, price = in_category("user_category_clicks"), in_category("user_category_impressions"), float(x["ad_price"])
+    hour = now % DAY_US / HOUR_US
+    return {
+        "user_impressions_1h": decayed(x["user_impressions_1h"], HOUR_US),
+        "user_clicks_1h": decayed(x["user_clicks_1h"], HOUR_US),
+        "user_impressions_1d": decayed(x["user_impressions_1d"], DAY_US),
+        "user_clicks_1d": decayed(x["user_clicks_1d"], DAY_US),
+        "user_tenure_days": days("user_signup"),
+        "seconds_since_impression": log_seconds("user_last_impression"),
+        "seconds_since_click": log_seconds("user_last_click"),
+        "user_category_impressions_7d": shown,
+        "user_category_clicks_7d": clicks,
+        "user_category_ctr": (clicks + 20 * float(x["user_ctr"])) / (shown + 20),
+        "user_category_share": (clicks + 5 / CATEGORIES) / (float(x["user_clicks_7d"]) + 5),
+        "user_category_fatigue": decayed(in_category("user_category_recent"), 6 * HOUR_US),
+        "clicked_category_matches": x["user_clicked_categories"].tolist().count(category)
+        if category >= 0 and known
+        else math.nan,
+        "ad_log_price": math.log1p(price),
+        "price_gap": math.log1p(price) - float(x["user_price_clicked"]),
+        "ad_age_days": days("ad_created"),
+        "campaign_age_days": days("campaign_started"),
+        "hour_sin": math.sin(2 * math.pi * hour / 24),
+        "hour_cos": math.cos(2 * math.pi * hour / 24),
+        "topic_match": float(category == topic) if category >= 0 and topic >= 0 else math.nan,
+        "hour": math.floor(hour),
+        "weekend": float(datetime.fromtimestamp(now / SECOND_US, UTC).weekday() >= 5),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 1 << 30))
+def test_each_row_is_what_the_formulas_give_by_hand(n, seed):
+    stored, requests = made_up(n, seed)
+    columns = derive(stored, requests)
+    for i in range(n):
+        expected = by_hand(stored, requests, i)
+        assert set(expected) == {f.name for f in DERIVED} | {name for name in COUNTERS if name != "user_category_recent"}
+        for name, value in expected.items():
+            np.testing.assert_allclose(columns[name][i], value, rtol=2e-7, atol=1e-7, err_msg=name)
 
 
 def test_every_derived_feature_says_what_it_needs_and_is_computed():

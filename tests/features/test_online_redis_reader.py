@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 from real_redis import RealRedis
 
 from features.batch import MISSING, STALE, OneRequest
@@ -21,7 +22,8 @@ async def connected(reader: RedisReader) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_reads_ahead_give_what_the_as_of_source_gives_and_degrade_step_by_step(market, real_redis):
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])  # servers run on uvloop
+def test_reads_ahead_give_what_the_as_of_source_gives_and_degrade_step_by_step(market, real_redis, run):
     """Read, then kept; the server gone: kept rows as stale features, others as priors; back again: whole again."""
     spec, url = market.spec, real_redis.url
     materialize_online(market.home, spec, market.now_us, url)
@@ -76,7 +78,7 @@ def test_reads_ahead_give_what_the_as_of_source_gives_and_degrade_step_by_step(m
         np.testing.assert_array_equal(back.columns["user_ctr"], expected(5)["user_ctr"])
         source.close()
 
-    asyncio.run(play())
+    run(play())
 
 
 def test_a_store_that_hangs_costs_a_few_deadlines_and_then_nothing(real_redis: RealRedis, tmp_path: Path):

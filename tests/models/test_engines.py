@@ -20,6 +20,7 @@ from models.contract import F32, Array, Dataset
 from models.dcnv2 import SETTINGS, Eager, Network
 from models.engines import int8
 from models.engines.choice import SIZES, WORTH, Choice, agree, choose, computed_by, use_fastest
+from models.engines.compiled_trees import DEEPEST, ROWS, CompiledTrees
 from models.engines.engine import Engine, HasEngines, Inputs
 from models.engines.network import graph
 from models.engines.session import OnnxRuntime
@@ -70,6 +71,52 @@ def test_the_graph_of_any_trees_gives_what_xgboost_gives(seed: int, depth: int, 
         assert found.shape == expected.shape == (n,)
         assert found.dtype == expected.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=0, atol=rounding(forest))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(0, 12), st.sampled_from([0.5, 0.03, 0.9]))
+def test_any_trees_compiled_give_what_a_walk_from_node_to_node_gives(
+    seed: int, depth: int, rounds: int, base_score: float
+) -> None:
+    forest = Forest.of(booster(seed, depth, rounds, base_score=base_score))
+    ours = CompiledTrees.of(forest)
+    assert ours is not None
+    rng = np.random.default_rng(seed)
+    for n in (int(ROWS) + 7, 20, 1, 0):
+        table = at_the_splits(forest, n, rng)
+        found = ours((table,))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, [walked(forest, row) for row in table])
+
+
+def walked(forest: Forest, row: F32) -> np.float32:
+    """The margin of one row, from node to node as the booster's file has them, added up as XGBoost does."""
+    margin = np.float32(forest.base)
+    at = {(int(tree), int(node)): i for i, (tree, node) in enumerate(zip(forest.tree, forest.node, strict=True))}
+    for tree in range(int(forest.tree.max()) + 1):
+        i = at[tree, 0]
+        while forest.left[i] >= 0:
+            value = row[forest.feature[i]]
+            left = forest.missing_left[i] if np.isnan(value) else value < forest.value[i]
+            i = at[tree, int(forest.left[i] if left else forest.right[i])]
+        margin += forest.value[i]
+    return margin
+
+
+def test_compiled_trees_give_what_xgboost_gives_bit_by_bit() -> None:
+    trees = booster(5, 6, 60)
+    forest = Forest.of(trees)
+    ours = CompiledTrees.of(forest)
+    assert ours is not None
+    table = at_the_splits(forest, 2000, np.random.default_rng(5))
+    np.testing.assert_array_equal(ours((table,)), InplacePredict(trees)((table,)))
+
+
+def test_trees_too_deep_to_be_laid_out_whole_have_no_compiled_engine() -> None:
+    deep = {"grow_policy": "lossguide", "max_leaves": 40, "min_child_weight": 0.0, "eta": 0.01, "lambda": 0.0}
+    forest = Forest.of(booster(6, 0, 30, **deep))
+    assert CompiledTrees.of(forest) is None
+    assert CompiledTrees.of(Forest.of(booster(6, DEEPEST, 3, min_child_weight=0.0))) is not None
 
 
 def test_one_threshold_off_by_one_float_would_be_seen() -> None:

@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from patience import PATIENCE_S
 
 from serving.connections import within_limits
-from serving.front_door import front_door
+from serving.front_door import WaitingRoom, front_door
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[int]:
+def running(app: FastAPI, room: WaitingRoom | None = None) -> Iterator[int]:
     """The port that `app` is served on through the front door, as `clickproof serve` does; stopped gracefully afterwards."""
     handler = app.state.rank
-    config = uvicorn.Config(app, log_level="warning", **within_limits(handler.settings, front_door(handler)))
+    config = uvicorn.Config(app, log_level="warning", **within_limits(handler.settings, front_door(handler, room)))
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]

@@ -50,7 +50,7 @@ def home(state: Path) -> Home:
 
 @pytest.fixture
 def server(state: Path, tmp_path: Path) -> Iterator[RealServer]:
-    with serving(state, tmp_path / "server.log", rollout_token=TOKEN, workers=2) as found:
+    with serving(state, tmp_path / "server.log", rollout_token=TOKEN, workers=2, max_wait_ms=60_000) as found:
         yield found
 
 
@@ -63,7 +63,7 @@ def hashes(home: Home) -> tuple[str, str]:
 
 def changed(server: RealServer, headers: dict[str, str] = BEARER, **body: Any) -> Said:
     content = json.dumps({"who": "test", "why": "to see", **body}).encode()
-    said = server.send(request("POST", "/v1/rollout", content, {**JSON, **headers}))
+    said = server.send(request("POST", "/v1/rollout/changes", content, {**JSON, **headers}))
     assert said is not None
     return said
 

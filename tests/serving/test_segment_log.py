@@ -152,7 +152,7 @@ def test_a_failed_fsync_is_told_once_and_what_comes_next_goes_elsewhere(home: Ho
     log.sync()  # by this thread or by the other one, it has failed now
     with pytest.raises(Unsynced, match=str(first)):
         log.append(b"refused")
-    assert log.failed_syncs == 1
+    assert log.counts.fsync_failures == 1
     size = log.append(b"after")
     assert log.path != first
     assert disk.has(log.path, size)

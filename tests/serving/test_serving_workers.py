@@ -12,7 +12,7 @@ from patience import PATIENCE_S
 from ports import free_port
 
 from infra.home import Home
-from serving.metrics import Counts
+from serving.counts import Counts
 from serving.metrics_share import SharedMetrics, forget
 
 PROGRAM = """

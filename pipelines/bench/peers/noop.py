@@ -5,7 +5,8 @@ nothing behind it.
 """
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import uvicorn
 
@@ -13,7 +14,8 @@ from infra.settings import Settings
 from serving.connections import within_limits
 from serving.front_door import front_door
 from serving.metrics import ServingMetrics
-from serving.rank_handler import RankHandler, Reply, ServerState, Wanted
+from serving.rank_handler import REST, RankHandler, Reply, ServerState, Service, Wanted, Wire
+from serving.scorer import RankRequest
 
 PROGRAM = """
 import sys
@@ -25,28 +27,45 @@ _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"2")]
 
 
 def serve(port: int, kind: str, busy_us: float = 0.0) -> None:
-    """Serve one of KINDS until told to stop.  Behind our front door each answer takes `busy_us` of processor time, so that
-    HTTP can be measured at the pace of a real endpoint: without, one turn of the event loop serves many requests."""
+    """Serve one of KINDS until told to stop.  Behind our front door each answer may take `busy_us` of processor time, so that
+    HTTP can be measured at the pace and in the turns of a real endpoint: without, one turn serves all who wait."""
     app: Any = _fastapi() if kind == "fastapi" else _asgi
     options: dict[str, Any] = {}
     if kind == "door":
         chosen = Settings(host="127.0.0.1", port=port, max_wait_ms=1e6)  # a pause of the machine must not refuse anybody
-        options = within_limits(chosen, front_door(_Nothing(chosen, busy_us)))
+        options = within_limits(chosen, front_door(_Busy(chosen, busy_us) if busy_us else _Nothing(chosen)))
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning", lifespan="off", **options)
 
 
 class _Nothing(RankHandler):
-    """Has an answer to every body."""
+    """Has an answer to every body, as if it were refused."""
+
+    def __init__(self, chosen: Settings) -> None:
+        super().__init__(ServerState(), chosen, ServingMetrics())
+
+    def read(self, body: bytes, wire: Wire = REST) -> "Wanted | Reply":
+        return Reply(200, b"{}")
+
+
+class _Busy(_Nothing):
+    """Takes its time for every body, one a turn of the event loop, as requests are answered."""
 
     def __init__(self, chosen: Settings, busy_us: float) -> None:
-        super().__init__(ServerState(), chosen, ServingMetrics())
+        super().__init__(chosen)
         self._busy_ns = int(busy_us * 1e3)
+        self._wanted = Wanted(cast(Service, None), cast(RankRequest, None), 0, REST)
 
-    def read(self, body: bytes) -> "Wanted | Reply":
+    def read(self, body: bytes, wire: Wire = REST) -> "Wanted | Reply":
+        return self._wanted
+
+    def ahead(self, wanted: Wanted) -> None:
+        return None
+
+    def answer_many(self, wanted: Sequence[Wanted], started_ns: Sequence[int]) -> list[Reply]:
         end = time.thread_time_ns() + self._busy_ns
-        while self._busy_ns and time.thread_time_ns() < end:
+        while time.thread_time_ns() < end:
             pass
-        return Reply(200, b"{}")
+        return [Reply(200, b"{}") for _ in wanted]
 
 
 def _fastapi() -> Any:

@@ -22,6 +22,7 @@ from models.boosted_trees import BoostedTrees
 from models.contract import FeatureSpec
 from models.newton import sigmoid
 from pipelines.bench import fixed_model, processes, serve
+from pipelines.bench.faults import FaultPlan
 from pipelines.bench.peers import mlflow_server
 from pipelines.bench.population import Population, body
 from pipelines.sources.registry import source_of
@@ -30,7 +31,11 @@ from serving.messages import context_names
 from serving.prediction_log import segments
 from serving.scorer import RankRequest, candidate_rows, fetch
 
-QUICK = serve.Plan(candidates=(20,), rounds=1, seconds=1, counted=3, probe_s=0.3, look_s=0.3, bodies=300, ready=4)
+FAULTS = FaultPlan(kills=1, phases_s=(0.5, 0.5, 1.0), swaps=1, look_s=0.3, closed_s=1)
+QUICK = serve.Plan(
+    candidates=(20,), rounds=1, seconds=1, counted=3, probe_s=0.3, look_s=0.3, bodies=300, ready=4, faults=FAULTS,
+    batches={"micro_batch": (1, 4), "connections": (1, 8)},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +152,17 @@ def test_the_benchmark_measures_every_server_and_leaves_the_home_as_it_was(main_
         assert sum(stages["us"].values()) + stages["rest"] == pytest.approx(stages["cpu_us"], abs=1.0)
         assert 0.7 < stages["adds_up"] < 1.15  # by processor time, so also on a busy machine
         assert found["boxes"][n]["boxes"] >= 1
+    assert set(found["faults"]["against"]) == set(found["faults"]["goals"])
+    assert found["faults"]["against"]["missing"] == 0
+    assert list(found["workers"]) == ["1", "2"]
+    for both in found["grpc"]["20"].values():
+        assert both["rest"]["requests"] > 0 < both["grpc"]["requests"]
+        assert (both["rest"]["client"], both["grpc"]["client"]) == ("asyncio", "grpc.aio")
+        assert both["cpu_ratio"] == pytest.approx(both["grpc"]["cpu_us"] / both["rest"]["cpu_us"], rel=0.01)
+        assert both["bytes"]["grpc"] < both["bytes"]["rest"]
+    batches = found["micro_batch"]
+    assert {c: list(row) for c, row in batches["cells"].items()} == {"1": ["1", "4"], "8": ["1", "4"]}
+    assert set(batches["pays"]) == {"1", "8"}
     for knee in found["knee"].values():
         for name in ("half", "knee", "triple"):
             at = knee[name]
