@@ -244,6 +244,8 @@ class _Syncer(threading.Thread):
             if self._over.wait(pause_s(took_s)):
                 return
             self.dirty.clear()
+            if self._over.is_set():  # `leave` woke this thread before it was cleared: nobody will again
+                return
             started = perf_counter()
             for log in self.logs:
                 log.sync()
