@@ -198,7 +198,9 @@ class OnlineSource:
         context = {name: requests.context[name] for name in self.context}
         words = context["placement"].tolist() if "placement" in context else [""] * len(requests)
         placement = known.hot.placements.take(known.hot.placement_places(words))
-        given = np.array([requests.user_id, *(context[name] for name in self._shape.whole_context)], np.int64).T
+        given = np.stack([requests.user_id, *(context[name] for name in self._shape.whole_context)], axis=1).astype(
+            np.int64, "C"
+        )
         others = {name: context[name] for name in self._shape.other_context}
         return self._assemble(user, np.array(requests.ad_id), placement, np.array(requests.time_us), given, others, known)
 

@@ -35,28 +35,33 @@ class Columns:
         self.whole = tuple(f.name for f in ints if _read(f) and f.kind == "int")
         self.sequences = tuple(f.name for f in ints if _read(f) and f.kind == "ints")
         self.words = tuple(f.name for f in features if f.kind == "string")
-        self._floats, self.number_at = _ordered(floats, self.numbers)
-        self._ints, self.whole_at = _ordered(ints, self.whole)
+        # Where columns that lie side by side in the views' order belong, and where each feature lies then.
+        self._float_order, self.number_at = self._ordered(floats, self.numbers)
+        self._int_order, self.whole_at = self._ordered(ints, self.whole)
         self.first = _firsts(self.number_at), _firsts(self.whole_at)  # the first column of each feature
+
+    def _ordered(self, features: list[Feature], first: tuple[str, ...]) -> tuple[I64, dict[str, int | slice]]:
+        """(columns in the order: `first`, then the others; each feature's column then, or columns of an array)."""
+        start: dict[str, int] = {}
+        for feature in features:
+            start[feature.name] = sum(each.length for each in features[: len(start)])
+        order: list[int] = []
+        at: dict[str, int | slice] = {}
+        for feature in sorted(features, key=lambda each: each.name not in first):
+            at[feature.name] = len(order) if feature.length == 1 else slice(len(order), len(order) + feature.length)
+            order += range(start[feature.name], start[feature.name] + feature.length)
+        return np.array(order, np.int64), at
 
     def beside(self, rows: Sequence[Rows], places: Sequence[Index]) -> "Entities":
         """m entities from the rows of each view and the places of the entities in them."""
-        where = {f.name: (i, self.layouts[i].at.get(f.name)) for i, view in enumerate(self.views) for f in view.features}
         taken = list(zip(rows, places, strict=True))
-        numbers, whole = [one.numbers[at] for one, at in taken], [one.whole[at] for one, at in taken]
-        m = len(numbers[0])
-
-        def columns(names: Sequence[str], parts: list[Array], kind: type) -> Array:
-            found = [parts[where[name][0]][:, where[name][1]] for name in names]
-            return np.concatenate(found, axis=1) if found else np.empty((m, 0), kind)
-
         return Entities(
             self,
-            columns(self._floats, numbers, np.float32),
-            columns(self._ints, whole, np.int64),
-            np.stack([one.snapshot[at] for one, at in taken], axis=1),
-            np.stack([one.missing[at] for one, at in taken], axis=1),
-            {name: taken[where[name][0]][0].words[name][taken[where[name][0]][1]] for name in self.words},
+            np.concatenate([one.numbers[at] for one, at in taken], axis=1).take(self._float_order, axis=1),
+            np.concatenate([one.whole[at] for one, at in taken], axis=1).take(self._int_order, axis=1),
+            np.array([one.snapshot[at] for one, at in taken], np.int64).T,
+            np.array([one.missing[at] for one, at in taken], np.bool_).T,
+            {name: one.words[name][at] for one, at in taken for name in one.words},
         )
 
     def nothing(self, m: int) -> "Entities":
@@ -68,17 +73,6 @@ class Columns:
 def _read(feature: Feature) -> bool:
     """Whether models read a stored feature as it is."""
     return feature.use != "stored" and feature.name not in COUNTERS
-
-
-def _ordered(features: list[Feature], first: tuple[str, ...]) -> tuple[list[str], dict[str, int | slice]]:
-    """(names in order: `first`, then the others; each one's column, or columns of an array)."""
-    order = [f for name in first for f in features if f.name == name] + [f for f in features if f.name not in first]
-    at: dict[str, int | slice] = {}
-    width = 0
-    for feature in order:
-        at[feature.name] = width if feature.length == 1 else slice(width, width + feature.length)
-        width += feature.length
-    return [feature.name for feature in order], at
 
 
 def _firsts(at: Mapping[str, int | slice]) -> dict[str, int]:

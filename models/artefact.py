@@ -22,7 +22,6 @@ from models.calibrate import Calibrator
 from models.contract import F32, Array, Dataset, FeatureSpec
 from models.encode import Encoder
 from models.family import TrainedModel, family
-from models.newton import sigmoid
 from models.position import PositionBias
 
 FORMAT = 1
@@ -114,7 +113,9 @@ class Artefact:
 
     def probability(self, s: npt.NDArray[np.floating], slot: Array) -> npt.NDArray[np.float64]:
         """Click probability of scores `s` at the slots given, float64 [n]."""
-        return sigmoid(np.asarray(s, np.float64) + self.position.offset(slot))
+        from models.logit_rows import at_slots
+
+        return at_slots(np.array(s, np.float64), np.array(slot, np.int64), self.position.values)
 
     def updated(self, batch: Dataset) -> "Artefact":
         """A new artefact that has also learned from `batch`; this one stays as it is, position and calibration are kept."""

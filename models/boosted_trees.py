@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from features.blocks import Blocks
 from models.contract import F32, Array, Dataset, FitReport, Model
 from models.encode import Encoder
 from models.engines.engine import Engine, Inputs
@@ -20,6 +21,7 @@ from models.threads import TRAINING_THREADS
 if TYPE_CHECKING:
     import xgboost
 
+    from models.encode_rows import Table
     from models.engines.choice import Choice
 
 LARGEST_VOCABULARY = 64  # categorical columns with more codes than this are left to the features made from them
@@ -51,6 +53,7 @@ class BoostedTrees:
         self.booster: xgboost.Booster | None = None
         self.base = 0.0  # logit of the training click rate, net of position: where boosting starts
         self.choice: Choice | None = None  # of engines to score with; None: XGBoost
+        self._from_blocks: Table | None = None  # for the columns of the last request
         self.small = [i for i, size in enumerate(encoder.sizes) if 1 < size <= LARGEST_VOCABULARY]
 
     def configuration(self) -> dict[str, Any]:
@@ -166,10 +169,18 @@ class BoostedTrees:
         return self.booster
 
     def _table(self, columns: Mapping[str, Array]) -> F32:
+        names = tuple(self.encoder.spec.categorical[i] for i in self.small)
+        if isinstance(columns, Blocks):  # a request, mostly
+            if self._from_blocks is None or not self._from_blocks.fits(self.encoder, names, columns.names):
+                from models.encode_rows import Table
+
+                self._from_blocks = Table(self.encoder, names, columns.names)
+            table = self._from_blocks(columns)
+            if table is not None:
+                return table
         numbers = self.encoder.numbers(columns)
         if not self.small:
             return numbers
-        names = [self.encoder.spec.categorical[i] for i in self.small]
         codes = self.encoder.codes(columns, names).astype(np.float32)
         return np.concatenate([numbers, codes], axis=1)
 

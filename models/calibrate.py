@@ -25,7 +25,9 @@ class Calibrator:
 
     def apply(self, s: npt.NDArray[np.floating]) -> F32:
         """The calibrated logit without position, float32 [n]."""
-        return (np.float64(self.slope) * s + self.intercept).astype(np.float32)
+        from models.logit_rows import calibrated
+
+        return calibrated(np.ascontiguousarray(s, np.float32), self.slope, self.intercept)
 
     def to_json(self) -> dict[str, float]:
         """For the artefact's metadata."""

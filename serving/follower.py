@@ -22,6 +22,7 @@ from infra.home import Home
 from infra.settings import Settings
 from models.artefact import Artefact, load
 from models.engines.choice import use_fastest
+from models.logit_rows import finite
 from serving import rollout_audit, rollout_store
 from serving.admission import Probe, examine, probe
 from serving.messages import ModelAnswer, context_kinds, context_names
@@ -182,12 +183,14 @@ def _to_come_back(home: Home) -> list[str]:
 
 
 def warm_up(source: FeatureSource, artefact: Artefact, clock: Clock) -> None:
-    """One request of someone unknown, not logged: the first real one should not pay for imports, caches and allocations."""
+    """One request of someone unknown, not logged: the first real one should not pay for imports, compiled loops, caches and
+    allocations."""
     kinds = context_kinds(context_names(artefact.spec.names))
     context: dict[str, str | int] = {name: "" if kind == "string" else -1 for name, kind in kinds.items()}
     request = RankRequest(user_id=-1, ad_id=np.arange(WARM_UP_ROWS), slots=1, context=context)
     batch = fetch(source, candidate_rows(request, clock.now_us()))
-    artefact.probability(artefact.score(batch.columns), np.zeros(WARM_UP_ROWS, np.int64))
+    p = artefact.probability(artefact.score(batch.columns), np.zeros(WARM_UP_ROWS, np.int64))
+    finite(p.astype(np.float32))
 
 
 def describe(champion: _Loaded, context: tuple[str, ...], policy: Policy, rollout: Rollout) -> ModelAnswer:

@@ -74,8 +74,10 @@ class EpsilonPolicy:
         greedy = greedy_order(value)[:slots]
         randomised = uniform_one(request_id, _EXPLORE) < self.epsilon
         shown = random_order(request_id, n)[:slots] if randomised else greedy
-        propensity = (1.0 - self.epsilon) * (shown == greedy) + self.epsilon / n
-        return Slate(shown, propensity.astype(np.float32), randomised)
+        places = zip(shown.tolist(), greedy.tolist(), strict=True)
+        by_luck, greedily = self.epsilon / n, 1.0 - self.epsilon
+        propensity = [greedily + by_luck if ad == best else by_luck for ad, best in places]
+        return Slate(shown, np.array(propensity, np.float32), randomised)
 
 
 def greedy_order(value: npt.NDArray[np.floating]) -> I64:

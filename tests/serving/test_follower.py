@@ -1,6 +1,8 @@
 """The service follows the rollout document: who answers whom, what is refused, what stays warm."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,38 @@ def test_a_follower_starts_with_what_may_answer(home: Home, hashes: dict[str, st
     assert follower.rollout is not None
     assert follower.rollout.experiment == A_A
     service.scorer.close()
+
+
+FIRST_REQUESTS = """
+import sys
+from pathlib import Path
+import numpy as np
+from features.derive_rows import answer_rows
+from infra.clock import FixedClock
+from infra.home import Home
+from infra.lake import watermark_us
+from infra.settings import Settings
+from models.encode_rows import _fill
+from models.engines.compiled_trees import _margins
+from models.logit_rows import at_slots, calibrated, finite
+from serving.follower import Follower
+from serving.scorer import RankRequest
+
+loops = answer_rows, _fill, _margins, at_slots, calibrated, finite
+home = Home(Path(sys.argv[1]))
+scorer = Follower(home, Settings(), FixedClock(watermark_us(home))).load().scorer
+before = [len(loop.signatures) for loop in loops]
+context = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
+for user in (1, -1):
+    for bid in (None, np.ones(30, np.float32)):
+        scorer.rank(RankRequest(user, np.arange(1, 31), 4, context, bid))
+scorer.close()
+print(before, [len(loop.signatures) for loop in loops])
+"""
+
+
+def test_the_first_requests_wait_for_no_compiler(home: Home, hashes: dict[str, str]) -> None:
+    rollout_store.change(home, "test", "to see", lambda now: promote(now, hashes["xgboost"]))
+    command = [sys.executable, "-c", FIRST_REQUESTS, str(home.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.splitlines()[-1] == "[1, 1, 1, 1, 1, 1] [1, 1, 1, 1, 1, 1]"
