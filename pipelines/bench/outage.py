@@ -6,6 +6,7 @@ server keeps are out of date a second later: without, it would hardly ask Redis 
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ import pyarrow as pa
 from prometheus_client.parser import text_string_to_metric_families
 
 from features.catalogue import view
-from features.online_store import open_store, write
 from features.online_values import Mark
+from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import watermark_us
 from pipelines.bench.open_loop import poisson
@@ -36,7 +37,22 @@ PATIENCE_MS = 5000.0  # what the store does to a request shows in its latency, n
 IN_A_ROW = 100  # whole answers: on a busy machine one read in some hundreds misses its deadline at any time
 SEED = 22
 
-Pushing = tuple[pa.Table, Mark | None]  # a row, and the mark of its view
+# By another process: one that computes beside the client would hold it up.
+PUSH = """
+import sys
+from pathlib import Path
+from features.online_store import open_store, write
+from infra.home import Home
+from pipelines.bench.outage import PUSHED, row
+work, url = Home(Path(sys.argv[1])), sys.argv[2]
+rows, mark = row(work)
+print("ready", flush=True)
+for _ in sys.stdin:
+    store = open_store(work, url)
+    write(store, PUSHED, rows, mark)
+    store.close()
+    print("written", flush=True)
+"""
 
 
 def outage(
@@ -51,11 +67,11 @@ def outage(
     if not have_redis():
         return None
     say(f"killing Redis for {phases_s[1]:g} s at {rate:.0f} requests/s")
-    pushing, messages = _row(work), [message(of_one) for of_one in bodies]
+    messages = [message(of_one) for of_one in bodies]
     with redis_of(work, source) as store:
         chosen = json.dumps({"online_url": store.url, "max_wait_ms": PATIENCE_MS})
         with server(SERVE, work.root, chosen, on=on) as one:
-            ran = asyncio.run(_under_load(one, store, work, pushing, messages, rate, phases_s))
+            ran = asyncio.run(_under_load(one, store, work, messages, rate, phases_s))
             steps = degraded(get(one.port, "/metrics").partition(b"\r\n\r\n")[2].decode())
     phases = zip(NAMES, by_phase(ran.seen, ran.killed_s, ran.back_s), np.diff(ran.cpu_s).tolist(), strict=True)
     return {
@@ -82,43 +98,52 @@ async def _under_load(
     one: Server,
     store: RedisServer,
     work: Home,
-    pushing: Pushing,
     messages: Sequence[bytes],
     rate: float,
     phases_s: Sequence[float],
 ) -> Ran:
     before_s, during_s, after_s = phases_s
+    pipe = asyncio.subprocess.PIPE
+    pusher = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PUSH, str(work.root), store.url, stdin=pipe, stdout=pipe
+    )
+    assert pusher.stdout is not None
+    await pusher.stdout.readline()  # it has imported everything
     witness, start = Witness(one.port), one.cpu_s()
     at_s = poisson(rate, sum(phases_s), np.random.default_rng(SEED))
     offering = asyncio.create_task(witness.offer(messages, at_s))
-    pushed = await _push_until(witness, before_s, work, store.url, pushing)
+    pushed = await _push_until(witness, before_s, pusher)
     await asyncio.to_thread(store.kill)
     killed_s, killed = witness.now_s, one.cpu_s()
     await asyncio.sleep(before_s + during_s - killed_s)
     await asyncio.to_thread(store.start)
     back_s, back = witness.now_s, one.cpu_s()
-    pushed += await _push_until(witness, back_s + after_s, work, store.url, pushing)
+    pushed += await _push_until(witness, back_s + after_s, pusher)
     witness.stop()
     await offering
+    assert pusher.stdin is not None
+    pusher.stdin.close()
+    await pusher.wait()
     return Ran(witness.seen, killed_s, back_s, pushed, (start, killed, back, one.cpu_s()))
 
 
-def _row(work: Home) -> Pushing:
+def row(work: Home) -> tuple[pa.Table, Mark | None]:
     """A user's newest row as it is stored already, and its view's mark."""
     now_us = watermark_us(work)
     return newest_rows(work, view(PUSHED), now_us).slice(0, 1), mark_at(work, view(PUSHED), now_us)
 
 
-async def _push_until(witness: Witness, end_s: float, work: Home, url: str, pushing: Pushing) -> int:
-    """Write the row every PUSH_S; how often it was written."""
-    store, pushed = open_store(work, url), 0
-    try:
-        while witness.now_s < end_s - PUSH_S:
-            await asyncio.to_thread(write, store, PUSHED, *pushing)
-            pushed += 1
-            await asyncio.sleep(PUSH_S)
-    finally:
-        store.close()
+async def _push_until(witness: Witness, end_s: float, pusher: asyncio.subprocess.Process) -> int:
+    """Have the row written every PUSH_S; how often it was written."""
+    assert pusher.stdin is not None
+    assert pusher.stdout is not None
+    pushed = 0
+    while witness.now_s < end_s - PUSH_S:
+        pusher.stdin.write(b"\n")
+        if not await pusher.stdout.readline():
+            raise ExplainedError("a row could not be written to Redis; what was said above says why")
+        pushed += 1
+        await asyncio.sleep(PUSH_S)
     await asyncio.sleep(end_s - witness.now_s)
     return pushed
 
