@@ -67,10 +67,20 @@ def outage() -> str:
     for name, said in (("before", "before"), ("during", f"gone for {gone['down_s']:g} s"), ("after", "back")):
         part = gone[name]
         steps = ", ".join(f"{count:,} by {step}" for step, count in sorted(part["degraded"].items())) or "none"
-        rows.append([said, f"{part['offered']:,}", _share(part["share"]), _ms(part["p50_ms"]), _ms(part["p99_ms"]), steps])
+        rows.append(
+            [
+                said,
+                f"{part['offered']:,}",
+                _share(part["share"]),
+                _ms(part["p50_ms"]),
+                _ms(part["p99_ms"]),
+                _us(part["cpu_us"]),
+                steps,
+            ]
+        )
     again = gone["whole_again_s"]
     tail = "Answers were not whole again." if again is None else f"Answers were whole again {_s(again)} after Redis was back."
-    head = ["Redis", "requests", "answered", "p50 ms", "p99 ms", "with less than they should have"]
+    head = ["Redis", "requests", "answered", "p50 ms", "p99 ms", "CPU us a request", "with less than they should have"]
     return f"{table(head, rows)}\n\nAt {gone['rate']:,.0f} requests/s, half the knee. {tail}"
 
 
@@ -148,6 +158,10 @@ def workers() -> str:
 
 def _ms(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
+
+
+def _us(value: float | None) -> str:
+    return "none" if value is None else f"{value:,.0f}"
 
 
 def _s(value: float | None) -> str:

@@ -98,7 +98,7 @@ def _model_workers(seen: Seen) -> dict[str, int]:
 
 FAMILIES = (
     Family("clickproof_requests_total", "counter", ("route", "status"),
-           "Requests by route and status; of routes besides rank and events those that failed.",
+           "Requests by route (grpc: slates by gRPC; other: whatever failed elsewhere) and status.",
            lambda seen: seen.counts.requests),
     Family("clickproof_rank_seconds", "histogram", (), "From the first byte of a request for a slate to its answer.",
            lambda seen: {(): seen.counts.rank}),

@@ -109,15 +109,17 @@ class RankHandler:
         if service is None:
             return self.refused(unready(self.state), wire)
         began = perf_counter_ns()
+        given: int | None = None
         try:
             asked = wire.read(body)
-            if asked.request_id is None:
+            given = asked.request_id
+            if given is None:
                 asked.request_id = service.scorer.new_id()
             request = to_request(asked, service.context, self.settings.max_candidates)
         except InvalidRequest as error:
-            return self.refused(problem(error.status, error.field, error.message), wire, body)
+            return self.refused(problem(error.status, error.field, error.message), wire, body, given)
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the reason
-            return self._failed(wire, body)
+            return self._failed(wire, body, given)
         return Wanted(service, request, perf_counter_ns() - began, wire)
 
     def ahead(self, wanted: "Wanted") -> "asyncio.Future[None] | None":

@@ -18,7 +18,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import monotonic, perf_counter, perf_counter_ns
+from time import monotonic, monotonic_ns, perf_counter
 
 import msgspec
 
@@ -159,9 +159,9 @@ class SegmentLog:
             for segment in todo:
                 try:
                     if segment.dirty:
-                        started = perf_counter_ns()
+                        started = monotonic_ns()
                         segment.sync()
-                        self.counts.fsync.add(perf_counter_ns() - started)
+                        self.counts.fsync.add(monotonic_ns() - started)
                 except OSError as error:
                     with self._lock:
                         self.counts.fsync_failures += 1
@@ -244,6 +244,8 @@ class _Syncer(threading.Thread):
             if self._over.wait(pause_s(took_s)):
                 return
             self.dirty.clear()
+            if self._over.is_set():  # `leave` woke this thread before it was cleared: nobody will again
+                return
             started = perf_counter()
             for log in self.logs:
                 log.sync()

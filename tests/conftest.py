@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from as_a_user import MainJob, clickproof
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from once import once
+from once import SEVERAL, once
 from real_redis import RealRedis
 
 from infra import settings as settings_room
@@ -15,14 +16,16 @@ from infra.home import Home
 from infra.settings import Settings
 
 # A busy machine takes longer; no test is about time.
-hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests need the main job take longest and come first: several processes then end at about the same time."""
-    long = {item.path for item in items if "main_job" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in long)
+    """Of several processes: the long files first, so that all end at about the same time.  Those that need the main job are
+    the longest, and the first rooms' tests the shortest.  One process goes through the rooms in their order."""
+    if SEVERAL:
+        long = {item.path for item in items if "main_job" in getattr(item, "fixturenames", ())}
+        items.sort(key=lambda item: (item.path in long, item.path), reverse=True)  # tests of a file stay in their order
 
 
 @pytest.fixture(scope="session")

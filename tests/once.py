@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+SEVERAL = "PYTEST_XDIST_WORKER" in os.environ  # whether this is one of several processes
+
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder of this process's own with what `make` puts into the folder that it is given."""
     mine = factory.mktemp(name)
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not SEVERAL:
         make(mine)
         return mine
     first = factory.getbasetemp().parent / name  # which all processes of a session have in common
@@ -26,5 +28,6 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
             first.mkdir()
             make(first)
             first.with_suffix(".done").touch()
+        fcntl.flock(lock, fcntl.LOCK_UN)  # also where a process that `make` started has the file open still
     shutil.copytree(first, mine, dirs_exist_ok=True)
     return mine

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,10 +16,11 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from patience import PATIENCE_S
+from ports import free_port
 
 RULES = Path(__file__).parent.parent / "infra" / "prometheus"
 EVERY_S = 1.0  # between scrapes
-START_S = 60.0
 
 
 def program(name: str) -> str:
@@ -69,8 +69,7 @@ class RealPrometheus:
         (job,) = config["scrape_configs"]
         job["static_configs"] = [{"targets": [f"127.0.0.1:{scraped_port}"]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._log = folder / "prometheus.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -85,11 +84,11 @@ class RealPrometheus:
     def stop(self) -> None:
         """End it."""
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
+        self._process.wait(PATIENCE_S)
 
     def ask(self, path: str, **parameters: str) -> Any:
         """Data of its API; fails where it says that the question is wrong."""
-        with urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(parameters)}", timeout=30) as said:
+        with urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(parameters)}", timeout=PATIENCE_S) as said:
             answer = json.load(said)
         assert answer["status"] == "success", answer
         return answer["data"]
@@ -101,7 +100,7 @@ class RealPrometheus:
 
     def wait_for(self, expression: str) -> None:
         """Until it evaluates to something."""
-        end = time.monotonic() + START_S
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             assert self._process.poll() is None, self._log.read_text()
             try:
@@ -115,7 +114,7 @@ class RealPrometheus:
     def wait_for_rules(self) -> None:
         """Until every group of rules was evaluated on what is there now."""
         now = float(self.ask("query", query="time()")["result"][1])
-        end = time.monotonic() + START_S
+        end = time.monotonic() + PATIENCE_S
         while min(datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in self.ask("rules")["groups"]) < now:
             assert time.monotonic() < end, "some rules are not evaluated"
             time.sleep(0.1)

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from infra.home import Home
 from infra.lake import watermark_us
 from pipelines.bench.open_loop import poisson
 from pipelines.bench.population import message
-from pipelines.bench.processes import get, server
+from pipelines.bench.processes import Server, get, server
 from pipelines.bench.redis_server import SERVE, RedisServer, have_redis, redis_of
 from pipelines.bench.witness import Sight, Witness, percentiles_ms
 from pipelines.console import say
@@ -36,6 +36,8 @@ PATIENCE_MS = 5000.0  # what the store does to a request shows in its latency, n
 IN_A_ROW = 100  # whole answers: on a busy machine one read in some hundreds misses its deadline at any time
 SEED = 22
 
+Pushing = tuple[pa.Table, Mark | None]  # a row, and the mark of its view
+
 
 def outage(
     work: Home,
@@ -49,56 +51,70 @@ def outage(
     if not have_redis():
         return None
     say(f"killing Redis for {phases_s[1]:g} s at {rate:.0f} requests/s")
+    pushing, messages = _row(work), [message(of_one) for of_one in bodies]
     with redis_of(work, source) as store:
         chosen = json.dumps({"online_url": store.url, "max_wait_ms": PATIENCE_MS})
         with server(SERVE, work.root, chosen, on=on) as one:
-            seen, killed_s, back_s, pushed = asyncio.run(
-                _under_load(one.port, store, work, [message(of_one) for of_one in bodies], rate, phases_s)
-            )
+            ran = asyncio.run(_under_load(one, store, work, pushing, messages, rate, phases_s))
             steps = degraded(get(one.port, "/metrics").partition(b"\r\n\r\n")[2].decode())
+    phases = zip(NAMES, by_phase(ran.seen, ran.killed_s, ran.back_s), np.diff(ran.cpu_s).tolist(), strict=True)
     return {
         "rate": round(rate, 1),
-        **{name: _figures(part) for name, part in zip(NAMES, by_phase(seen, killed_s, back_s), strict=True)},
-        "down_s": round(back_s - killed_s, 1),
-        "whole_again_s": whole_again_s(seen, back_s),
+        **{name: _figures(part, cpu_s) for name, part, cpu_s in phases},
+        "down_s": round(ran.back_s - ran.killed_s, 1),
+        "whole_again_s": whole_again_s(ran.seen, ran.back_s),
         "degraded": steps,
-        "pushed": pushed,
+        "pushed": ran.pushed,
     }
 
 
+class Ran(NamedTuple):
+    """One run."""
+
+    seen: list[Sight]
+    killed_s: float  # when Redis was killed
+    back_s: float  # when it answered again
+    pushed: int  # rows written
+    cpu_s: tuple[float, ...]  # of the server, so far: at the start, these two moments and the end
+
+
 async def _under_load(
-    port: int, store: RedisServer, work: Home, messages: Sequence[bytes], rate: float, phases_s: Sequence[float]
-) -> tuple[list[Sight], float, float, int]:
-    """(what the client saw, when Redis was killed, when it answered again, rows written)."""
+    one: Server,
+    store: RedisServer,
+    work: Home,
+    pushing: Pushing,
+    messages: Sequence[bytes],
+    rate: float,
+    phases_s: Sequence[float],
+) -> Ran:
     before_s, during_s, after_s = phases_s
-    witness = Witness(port)
+    witness, start = Witness(one.port), one.cpu_s()
     at_s = poisson(rate, sum(phases_s), np.random.default_rng(SEED))
     offering = asyncio.create_task(witness.offer(messages, at_s))
-    rows, mark = await asyncio.to_thread(_row, work)
-    pushed = await _push_until(witness, before_s, work, store.url, rows, mark)
+    pushed = await _push_until(witness, before_s, work, store.url, pushing)
     await asyncio.to_thread(store.kill)
-    killed_s = witness.now_s
+    killed_s, killed = witness.now_s, one.cpu_s()
     await asyncio.sleep(before_s + during_s - killed_s)
     await asyncio.to_thread(store.start)
-    back_s = witness.now_s
-    pushed += await _push_until(witness, back_s + after_s, work, store.url, rows, mark)
+    back_s, back = witness.now_s, one.cpu_s()
+    pushed += await _push_until(witness, back_s + after_s, work, store.url, pushing)
     witness.stop()
     await offering
-    return witness.seen, killed_s, back_s, pushed
+    return Ran(witness.seen, killed_s, back_s, pushed, (start, killed, back, one.cpu_s()))
 
 
-def _row(work: Home) -> tuple[pa.Table, Mark | None]:
+def _row(work: Home) -> Pushing:
     """A user's newest row as it is stored already, and its view's mark."""
     now_us = watermark_us(work)
     return newest_rows(work, view(PUSHED), now_us).slice(0, 1), mark_at(work, view(PUSHED), now_us)
 
 
-async def _push_until(witness: Witness, end_s: float, work: Home, url: str, rows: pa.Table, mark: Mark | None) -> int:
+async def _push_until(witness: Witness, end_s: float, work: Home, url: str, pushing: Pushing) -> int:
     """Write the row every PUSH_S; how often it was written."""
     store, pushed = open_store(work, url), 0
     try:
         while witness.now_s < end_s - PUSH_S:
-            await asyncio.to_thread(write, store, PUSHED, rows, mark)
+            await asyncio.to_thread(write, store, PUSHED, *pushing)
             pushed += 1
             await asyncio.sleep(PUSH_S)
     finally:
@@ -114,11 +130,13 @@ def by_phase(seen: Sequence[Sight], killed_s: float, back_s: float) -> tuple[lis
     return before, during, [one for one in seen if one.due_s >= back_s]
 
 
-def _figures(seen: Sequence[Sight]) -> dict[str, Any]:
+def _figures(seen: Sequence[Sight], cpu_s: float) -> dict[str, Any]:
     steps = Counter(step for one in seen if one.ok and (step := one.said()["marks"]["degraded"]))
     answered = sum(one.ok for one in seen)
     share = round(answered / len(seen), 4) if seen else None
-    return {"offered": len(seen), "answered": answered, "share": share, "degraded": dict(steps), **percentiles_ms(seen)}
+    cpu_us = round(cpu_s / answered * 1e6, 1) if answered else None
+    found = {"offered": len(seen), "answered": answered, "share": share, "degraded": dict(steps), "cpu_us": cpu_us}
+    return {**found, **percentiles_ms(seen)}
 
 
 def whole_again_s(seen: Sequence[Sight], back_s: float) -> float | None:

@@ -155,16 +155,16 @@ def wait_for_all(port: int, workers: int) -> None:
     while in_a_row < READY_IN_A_ROW * workers:
         if time.perf_counter() > end:
             raise ExplainedError(f"{workers} workers were not ready on port {port} in {START_S:g} s")
-        ready = listeners(port) >= workers and get(port, "/readyz").split()[1:2] == [b"200"]
+        ready = len(listeners(port)) >= workers and get(port, "/readyz").split()[1:2] == [b"200"]
         in_a_row = in_a_row + 1 if ready else 0
         if not ready:
             time.sleep(0.1)
 
 
-def listeners(port: int) -> int:
-    """How many sockets listen on an IPv4 port (state 0A of /proc/net/tcp)."""
+def listeners(port: int) -> set[str]:
+    """The sockets (by inode) that listen on an IPv4 port (state 0A of /proc/net/tcp)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+    return {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
 
 
 def _tail(file: int) -> str:

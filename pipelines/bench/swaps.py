@@ -7,12 +7,12 @@ the document, loads and tries the model beside its work, and lets it answer.
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from infra.clock import SECOND_US, SystemClock
 from infra.home import Home
 from models.registry import Registry
 from pipelines.bench.open_loop import poisson
@@ -30,6 +30,7 @@ BACK = "rollback"
 CHANGE = """
 import sys
 from pathlib import Path
+from infra.clock import SECOND_US, SystemClock
 from infra.home import Home
 from serving import rollout_store
 from serving.rollout import promote
@@ -113,7 +114,9 @@ async def _under_load(
             asked_s, before = witness.now_s, len(witness.seen)
             changer.stdin.write(f"{asked}\n".encode())
             champion = (await changer.stdout.readline()).decode().strip()
-            changed_s = witness.now_s - (time.time() - rollout_store.document(work).stat().st_mtime)
+            changed_s = (
+                witness.now_s - (SystemClock().now_us() - rollout_store.document(work).stat().st_mtime_ns // 1000) / SECOND_US
+            )
             answered_s = await _first_answer(witness, before, champion)
             if answered_s is None:
                 break

@@ -46,7 +46,7 @@ def test_reads_ahead_give_what_the_as_of_source_gives_and_degrade_step_by_step(m
     async def play() -> None:
         source = OnlineSource(market.home, spec.entities, spec.context, url=url, degrade=True)
         source.keep_fresh()
-        source.read_ahead(timeout_s=5.0)
+        source.read_ahead(timeout_s=60.0)
         await connected(source._reader)
         for _ in range(2):
             for user in range(3):
@@ -83,7 +83,7 @@ def test_reads_ahead_give_what_the_as_of_source_gives_and_degrade_step_by_step(m
 
 def test_a_store_that_hangs_costs_a_few_deadlines_and_then_nothing(real_redis: RealRedis, tmp_path: Path):
     async def play() -> None:
-        reader = RedisReader(real_redis.url, timeout_s=0.05)
+        reader = RedisReader(real_redis.url, timeout_s=1.0)
         await connected(reader)
         assert await reader.read(b"nobody", ["a", "b"]) == [None, None]
         real_redis.hang()
@@ -105,7 +105,7 @@ def test_a_refusal_and_a_wrong_password_are_errors_of_the_reader(tmp_path: Path)
     try:
 
         async def play(url: str) -> object:
-            reader = RedisReader(url, timeout_s=2.0)
+            reader = RedisReader(url, timeout_s=60.0)
             await connected(reader)
             try:
                 return (await asyncio.gather(reader.read(b"k", ["f"]), return_exceptions=True))[0]

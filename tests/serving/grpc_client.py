@@ -1,6 +1,5 @@
 """Both doors of a small server, and a client of the gRPC one that is made as docs/serving.md says."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any
 import grpc
 import httpx
 from front_door_server import running
+from patience import PATIENCE_S
+from ports import free_port
 
 from infra.settings import Settings
 from serving import clickproof_pb2 as pb
@@ -35,7 +36,7 @@ class Ranking:
 
     def send(self, body: bytes, path: str = RANK, **more: Any) -> bytes:
         """The bytes of the answer to bytes."""
-        found: bytes = self.channel.unary_unary(path)(body, timeout=60, **more)
+        found: bytes = self.channel.unary_unary(path)(body, timeout=PATIENCE_S, **more)
         return found
 
     def refused(self, body: bytes, path: str = RANK, **more: Any) -> grpc.Call:
@@ -74,15 +75,9 @@ def both_doors(load: Callable[[], Service], **chosen: Any) -> Iterator[Doors]:
     with (
         running(app, room) as port,
         calling(settings.grpc_port) as ranking,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as rest,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as rest,
     ):
         yield Doors(rest, ranking, app.state.rank)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
 
 
 def message(request_id: int | None = None, **fields: Any) -> pb.RankRequest:

@@ -16,7 +16,10 @@ MANY = settings(
     deadline=None,
     database=None,
     phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the server is the same for all examples
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],  # the server is the same for all examples
 )
 LONGEST = 2000  # bytes of an error, however long what it complains about
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 from front_door_server import client_of, running
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from small_world import NOW_US, DictSource, TinyArtefact
 from test_app import BODY, service
 
@@ -147,7 +147,7 @@ def slow(home) -> Service:
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [(Settings(max_waiting=3, max_wait_ms=60_000), "full"), (Settings(max_waiting=1000, max_wait_ms=50), "late")],
+    [(Settings(max_waiting=3, max_wait_ms=60_000), "full"), (Settings(max_waiting=1000, max_wait_ms=100), "late")],
 )
 def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, settings, why):
     app = create_app(lambda: slow(home), settings)
@@ -161,7 +161,7 @@ def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_an
         shed = f'clickproof_shed_total{{why="{why}"}} {statuses[503]}.0'
         text = client.get("/metrics").text
         assert shed in text
-        assert client.post("/v1/rank", json=BODY).status_code == 200
+        until(lambda: client.post("/v1/rank", json=BODY).status_code == 200)  # a busy machine may be late once more
     logged = {record.request_id for path in segments(home) for record, _ in read(path)}
     assert {answer.json()["request_id"] for answer in found if answer.status_code == 200} <= logged
 

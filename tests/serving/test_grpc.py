@@ -1,6 +1,8 @@
 """The gRPC door: what it answers is what REST answers, what is wrong has its status, and it keeps the server's promises."""
 
+import io
 import json
+import logging
 import re
 import threading
 import time
@@ -14,9 +16,11 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import json_format
-from grpc_client import CHECK, RANK, both_doors, calling, free_port, message
+from grpc_client import CHECK, RANK, both_doors, calling, message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
+from ports import free_port
 from real_server import serving
 from small_world import NOW_US, DictSource, TinyArtefact
 from test_app import service
@@ -24,6 +28,7 @@ from test_app import service
 from infra.clock import FixedClock
 from infra.errors import ExplainedError
 from infra.home import Home
+from infra.logs import JsonLines
 from infra.settings import Settings
 from serving import clickproof_pb2 as pb
 from serving.assignment import Assignment
@@ -185,6 +190,23 @@ def test_a_wrong_field_is_named(doors, home, change, field):
     assert logged(home) == []
 
 
+def test_the_log_has_the_id_of_a_refused_call(doors):
+    told = io.StringIO()
+    handler = logging.StreamHandler(told)
+    handler.setFormatter(JsonLines())
+    log = logging.getLogger("clickproof.serving")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        doors.grpc.refused(message(request_id=5, candidates=[1, 2, 1]).SerializeToString())
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+    (line,) = (json.loads(line) for line in told.getvalue().splitlines())
+    assert (line["route"], line["status"], line["request_id"]) == ("grpc", 422, 5)
+
+
 def test_a_value_without_a_value_is_unknown(doors):
     asked = message(3)
     asked.context["device"].Clear()
@@ -198,7 +220,7 @@ def test_what_is_no_message_is_refused(doors, body):
     assert "clickproof.v1.RankRequest" in said.details()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(body=st.binary(max_size=200) | st.builds(bytes, st.lists(st.sampled_from(range(64)), max_size=40)))
 def test_whatever_is_sent_the_caller_is_to_blame_or_answered(doors, body):
     call = doors.grpc.channel.unary_unary(RANK).future(body)
@@ -236,7 +258,7 @@ def test_before_a_model_is_loaded_calls_and_health_say_so(home):
     loaded = threading.Event()
 
     def load() -> Service:
-        loaded.wait(60)
+        assert loaded.wait(PATIENCE_S)
         return service(home)
 
     with both_doors(load) as doors:
@@ -307,7 +329,7 @@ def test_a_request_whose_deadline_is_over_is_not_scored(home):
     with both_doors(lambda: slow(home, artefact), max_wait_ms=60_000) as doors:
         ready(doors)
         first = doors.grpc.rank.future(message(1))
-        assert artefact.began.wait(60)
+        assert artefact.began.wait(PATIENCE_S)
         second = doors.grpc.rank.future(message(2), timeout=0.5)
         assert second.code() == Code.DEADLINE_EXCEEDED
         artefact.gate.set()
@@ -322,7 +344,7 @@ def test_a_call_that_nobody_waits_for_is_counted_and_leaves_the_room(home, monke
     monkeypatch.setattr(WaitingRoom, "enter", lambda room, door, turn, **_: came.append(turn))
     with both_doors(lambda: service(home)) as doors:
         ready(doors)
-        call = doors.grpc.rank.future(message(1), timeout=0.3 if status == 504 else 60)
+        call = doors.grpc.rank.future(message(1), timeout=2.0 if status == 504 else PATIENCE_S)
         while not came:
             time.sleep(0.001)
         assert not came[0].disconnected or status == 504

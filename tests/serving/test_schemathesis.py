@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import schemathesis
 from front_door_server import running
+from patience import PATIENCE_S
 from real_server import RealServer, request, serving
 from schemathesis.checks import not_a_server_error
-from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+from schemathesis.config import GenerationConfig, HealthCheck, ProjectConfig, ProjectsConfig, SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from small_market import SPEC
 
@@ -33,8 +34,9 @@ EXAMPLES = 200  # of a route, besides the cases at the borders of the document
 
 
 def config(examples: int) -> SchemathesisConfig:
-    project = ProjectConfig(generation=GenerationConfig(max_examples=examples, deterministic=True))
-    return SchemathesisConfig(seed=1, projects=ProjectsConfig(default=project))
+    generation = GenerationConfig(max_examples=examples, deterministic=True)
+    project = ProjectConfig(generation=generation, request_timeout=PATIENCE_S)
+    return SchemathesisConfig(seed=1, suppress_health_check=[HealthCheck.too_slow], projects=ProjectsConfig(default=project))
 
 
 def said() -> dict[str, Any]:

@@ -126,6 +126,25 @@ def test_logs_of_a_process_share_a_thread_that_ends_with_the_last_of_them(home: 
     again.close()
 
 
+def test_a_log_that_is_closed_just_before_an_fsync_is_closed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread once cleared what should have woken it, and who closed the log waited for ever."""
+    log, joined, closed = SegmentLog(home, home.events, ".x"), threading.Event(), threading.Event()
+    closing = threading.Thread(target=lambda: (log.close(), closed.set()), daemon=True)
+    syncer = log._syncer
+    clear, join = syncer.dirty.clear, syncer.join
+
+    def after_the_pause() -> None:
+        closing.start()
+        assert joined.wait(WAIT_S)
+        clear()
+
+    monkeypatch.setattr(syncer, "join", lambda: (joined.set(), join()))
+    monkeypatch.setattr(syncer.dirty, "clear", after_the_pause)
+    log.append(b"one")
+    assert closed.wait(WAIT_S)
+    assert content(home) == [b"one"]
+
+
 def test_a_failed_fsync_is_told_once_and_what_comes_next_goes_elsewhere(home: Home, log: SegmentLog, disk: Disk) -> None:
     disk.fails = 1
     log.append(b"one")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 from patience import PATIENCE_S
+from ports import free_port
 
 from infra.home import Home
 from serving.counts import Counts
@@ -60,10 +61,7 @@ def who_answers(port: int, of: int) -> set[int]:
 
 
 def test_a_worker_that_dies_is_started_again_and_all_stop_together(tmp_path: Path) -> None:
-    from serving.workers import listening
-
-    with listening("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     script = tmp_path / "supervised.py"
     script.write_text(PROGRAM)
     paths = os.pathsep.join([os.getcwd(), *sys.path])

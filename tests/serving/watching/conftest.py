@@ -17,6 +17,8 @@ def watched(market_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     state = tmp_path_factory.mktemp("watched") / "state"
     shutil.copytree(market_state, state)
     home = Settings(home=state, size="tiny").base()
+    for left_by_others in (home.log, home.events):
+        shutil.rmtree(left_by_others, ignore_errors=True)
     damage(home)
     with serving(state, state / "server.log", log_format="json") as server:
         send_traffic(server, home)
