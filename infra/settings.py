@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
     max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
     micro_batch: int = Field(
-        1,
+        8,
         ge=1,
         le=64,
         description="Most waiting requests that are scored in one call of the model; docs/serving.md says when it pays.",

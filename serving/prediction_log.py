@@ -55,7 +55,7 @@ class Record(msgspec.Struct, kw_only=True):
     arm: str
     artefact: str
     encoder: str
-    took_us: int  # from the request, read, to this record
+    took_us: int  # to find features, score and choose; of requests scored together, with the whole of their call
     ad_id: Column  # int64 [n]
     s: Column  # float32 [n]
     bid: Column | None  # float32 [n]

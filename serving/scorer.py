@@ -129,18 +129,19 @@ class _Begun(NamedTuple):
     arm: str
     model: _Model
     batch: FeatureBatch
-    started_ns: int
     fetch_ns: int
 
 
 class _Scored(NamedTuple):
-    """Scores of a request, what gave them, and how long encoding, model and calibration took."""
+    """Scores of a request, what gave them, and how long encoding, model and calibration took: of requests that were scored
+    together, each has its share of `step_ns` and the whole of `call_ns`, which its caller waited for."""
 
     s: F32
     model: str
     encoder: str
     degraded: Degraded
     step_ns: tuple[int, ...]
+    call_ns: int
 
 
 class Scorer:
@@ -245,7 +246,7 @@ class Scorer:
         arm = self.arms.arm(request.user_id, request_id)
         model = self._others.get(arm, self._model)
         batch = fetch(self.source, candidate_rows(request, time_us))
-        return _Begun(request, request_id, time_us, arm, model, batch, started, perf_counter_ns() - started)
+        return _Begun(request, request_id, time_us, arm, model, batch, perf_counter_ns() - started)
 
     def _finish(self, begun: "_Begun", scored: "_Scored") -> Answer:
         """Choose the slate and write the log."""
@@ -254,7 +255,8 @@ class Scorer:
         slate, p, scored = self._chosen(begun, scored)
         chosen = perf_counter_ns()
         states = ViewStates.of(batch.views, len(scored.s))
-        self.log.append(self._record(begun, slate, scored, p, states))
+        took_ns = begun.fetch_ns + scored.call_ns + chosen - after
+        self.log.append(self._record(begun, slate, scored, p, states, took_ns))
         stages = (begun.fetch_ns, *scored.step_ns, chosen - after, perf_counter_ns() - chosen)
         told = marks(states, request.ad_id, scored.degraded or batch.degraded)
         return Answer(begun.request_id, begun.time_us, begun.arm, scored.model, slate, scored.s, p, batch, told, stages)
@@ -293,13 +295,15 @@ class Scorer:
                 ran = perf_counter_ns()
             if not finite(s):
                 raise FloatingPointError("a score is not finite")
-            return _Scored(s, chosen.hash, chosen.encoder, "", (encoded - started, ran - encoded, perf_counter_ns() - ran))
+            ended = perf_counter_ns()
+            steps = encoded - started, ran - encoded, ended - ran
+            return _Scored(s, chosen.hash, chosen.encoder, "", steps, ended - started)
         except Exception:  # noqa: BLE001 - whatever is wrong with a model, its callers need an order of ads
             self._say_once(f"model {chosen.hash} failed; answering by popularity")
         return self._by_popularity(batch, n, (0, perf_counter_ns() - started, 0))
 
     def _by_popularity(self, batch: FeatureBatch, n: int, step_ns: tuple[int, ...]) -> "_Scored":
-        return _Scored(popularity(batch.columns, n), POPULARITY, POPULARITY, "popularity", step_ns)
+        return _Scored(popularity(batch.columns, n), POPULARITY, POPULARITY, "popularity", step_ns, sum(step_ns))
 
     def _say_once(self, message: str) -> None:
         """Log the exception being handled, at most once a second: a broken model breaks for every request."""
@@ -308,7 +312,7 @@ class Scorer:
             self._said = now
             _log.exception(message)
 
-    def _record(self, begun: "_Begun", slate: Slate, scored: _Scored, p: F32, states: ViewStates) -> Record:
+    def _record(self, begun: "_Begun", slate: Slate, scored: _Scored, p: F32, states: ViewStates, took_ns: int) -> Record:
         request, n = begun.request, len(scored.s)
         logged = logged_rows(begun.request_id, n, slate.shown)
         sampled = len(logged)
@@ -328,7 +332,7 @@ class Scorer:
             arm=begun.arm,
             artefact=scored.model,
             encoder=scored.encoder,
-            took_us=(perf_counter_ns() - begun.started_ns) // 1000,
+            took_us=took_ns // 1000,
             ad_id=pack(request.ad_id),
             s=pack(scored.s),
             bid=None if request.bid is None else pack(request.bid),
