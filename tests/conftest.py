@@ -1,8 +1,10 @@
 """Fixtures of all rooms."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from as_a_user import MainJob, clickproof
@@ -14,6 +16,9 @@ from real_redis import RealRedis
 from infra import settings as settings_room
 from infra.home import Home
 from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from small_models import EveryFamily
 
 # A busy machine takes longer; no test is about time.
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,6 +51,22 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
 def tiny_home(main_job: MainJob) -> Home:
     """A home with everything in it: events, features, online store, champion.  Not to be written."""
     return Home(main_job.home.root, writable=False)
+
+
+@pytest.fixture(scope="session")
+def every_family(tmp_path_factory: pytest.TempPathFactory) -> "EveryFamily":
+    """A few days of the small market with a model of every family, logistic the champion.  Not to be written."""
+    import small_models  # as all of training does, it takes seconds to import
+
+    folder = once(tmp_path_factory, "every-family", lambda made: small_models.fill(Home(made)))
+    return small_models.EveryFamily(Home(folder), small_models.hashes(Home(folder)))
+
+
+@pytest.fixture
+def families(every_family: "EveryFamily", tmp_path: Path) -> "EveryFamily":
+    """The same, to be changed."""
+    shutil.copytree(every_family.home.root, tmp_path / "families")
+    return every_family._replace(home=Home(tmp_path / "families"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,19 +1,37 @@
 """A few days of the simulated market with models trained on them, the first of them champion.  For tests of rollouts."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import small_market
 from small_market import SOURCE, SPEC
 
 from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
+from models.artefact import load
 from models.registry import Registry
 from pipelines import training
 from pipelines.materialize import materialize_online
 from serving.rollout_store import crown
 
+
+class EveryFamily(NamedTuple):
+    """A home with a model of every family."""
+
+    home: Home
+    hashes: Mapping[str, str]  # by family
+
+
 FAMILIES = ("logistic", "xgboost", "dcnv2")
 
-__all__ = ["FAMILIES", "SOURCE", "SPEC", "fill"]
+__all__ = ["FAMILIES", "SOURCE", "SPEC", "EveryFamily", "fill", "hashes"]
+
+
+def hashes(home: Home) -> dict[str, str]:
+    """The models of a home by family."""
+    found = [load(home.artefacts, version.hash) for version in Registry.of(home).versions()]
+    return {artefact.family: artefact.hash for artefact in found}
 
 
 def fill(home: Home) -> dict[str, str]:
@@ -22,12 +40,12 @@ def fill(home: Home) -> dict[str, str]:
     now_us = watermark_us(home)
     materialize_online(home, SPEC, now_us)
     parts = training.assemble(home, SPEC, Settings())
-    hashes: dict[str, str] = {}
+    found: dict[str, str] = {}
     first = None
     for family in FAMILIES:
         trained = training.fit(family, parts, SPEC, 1, first).artefact
         first = first or trained
-        hashes[family] = trained.save(home.artefacts)
-        Registry.of(home).record(hashes[family], name=family, at_us=now_us, params={}, metrics={}, tags={})
-    crown(home, "test", "the first one", hashes["logistic"])
-    return hashes
+        found[family] = trained.save(home.artefacts)
+        Registry.of(home).record(found[family], name=family, at_us=now_us, params={}, metrics={}, tags={})
+    crown(home, "test", "the first one", found["logistic"])
+    return found

@@ -1,12 +1,9 @@
 """A shadow's scores in the lake, and what is said of it beside whoever answered."""
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
-import small_models
+from small_models import EveryFamily
 
 from features.ids import derived_id
 from infra.clock import DAY_US, MINUTE_US, FixedClock, day_name
@@ -29,22 +26,20 @@ from serving.shadow import Shadows
 CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]]:
-    home = Home(tmp_path_factory.mktemp("market"))
-    return home, small_models.fill(home)
+@pytest.fixture
+def home(families: EveryFamily) -> Home:
+    return families.home
 
 
 @pytest.fixture
-def home(market: tuple[Home, dict[str, str]], tmp_path: Path) -> Home:
-    shutil.copytree(market[0].root, tmp_path / "home")
-    return Home(tmp_path / "home")
+def hashes(families: EveryFamily) -> Mapping[str, str]:
+    return families.hashes
 
 
 @pytest.fixture
-def served(home: Home, market: tuple[Home, dict[str, str]]) -> list[Answer]:
+def served(home: Home, hashes: Mapping[str, str]) -> list[Answer]:
     """Requests that a champion answered beside a shadow, some of them clicked, all in the lake."""
-    rollout_store.change(home, "test", "to see", lambda now: add_shadow(now, market[1]["xgboost"]))
+    rollout_store.change(home, "test", "to see", lambda now: add_shadow(now, hashes["xgboost"]))
     at_us = watermark_us(home) - 2 * DAY_US  # long enough ago that all labels are final
     service = Follower(home, Settings(), FixedClock(at_us)).load()
     shadows, clicked = Shadows(home, Settings()), []
@@ -74,14 +69,14 @@ def test_every_score_is_in_the_lake_once(home: Home, served: list[Answer]) -> No
         assert [shown[answer.request_id, slot] for slot in range(4)] == ids
 
 
-def test_the_report_says_how_both_did(home: Home, served: list[Answer], market: tuple[Home, dict[str, str]]) -> None:
-    trees = market[1]["xgboost"]
+def test_the_report_says_how_both_did(home: Home, served: list[Answer], hashes: Mapping[str, str]) -> None:
+    trees = hashes["xgboost"]
     with pytest.raises(ExplainedError, match="no scores"):
         compare(home, Settings(), trees)
     ingest_shadows(home)
     found = compare(home, Settings(), trees)
     assert (found["requests"], found["coverage"], found["failed"]) == (60, 1.0, 0.0)
-    assert found["answered_by"] == [market[1]["logistic"]]
+    assert found["answered_by"] == [hashes["logistic"]]
     model = load(home.artefacts, trees)
     scores = [model.score(answer.features.columns) for answer in served]
     same = [np.argmax(s) == np.argmax(answer.s) for s, answer in zip(scores, served, strict=True)]

@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import small_models
-from small_models import FAMILIES, SPEC
+from small_models import FAMILIES, SPEC, EveryFamily
 
 from features.online import OnlineSource
-from infra.home import Home
 from infra.lake import watermark_us
 from models.artefact import MANIFEST, Artefact, load
 from models.baseline import BaseRate
@@ -25,14 +23,12 @@ from serving.admission import ROWS, Admission, Probe, examine, probe
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]]:
-    """A home with a model of every family."""
-    home = Home(tmp_path_factory.mktemp("market"))
-    return home, small_models.fill(home)
+def market(every_family: EveryFamily) -> EveryFamily:
+    return every_family
 
 
 @pytest.fixture(scope="module")
-def asked(market: tuple[Home, dict[str, str]]) -> Iterator[Probe]:
+def asked(market: EveryFamily) -> Iterator[Probe]:
     home, hashes = market
     source = OnlineSource(home, SPEC.entities, SPEC.context)
     yield probe(load(home.artefacts, hashes["logistic"]), source, watermark_us(home))
@@ -40,7 +36,7 @@ def asked(market: tuple[Home, dict[str, str]]) -> Iterator[Probe]:
 
 
 @pytest.fixture
-def root(market: tuple[Home, dict[str, str]], tmp_path: Path) -> Path:
+def root(market: EveryFamily, tmp_path: Path) -> Path:
     """A copy of the artefacts to damage."""
     shutil.copytree(market[0].artefacts, tmp_path / "artefacts")
     return tmp_path / "artefacts"
@@ -80,7 +76,7 @@ def refused(found: Admission) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_sound_model_is_admitted_and_comes_loaded(market: tuple[Home, dict[str, str]], asked: Probe, family: str) -> None:
+def test_a_sound_model_is_admitted_and_comes_loaded(market: EveryFamily, asked: Probe, family: str) -> None:
     home, hashes = market
     found = examine(home.artefacts, hashes[family], asked)
     assert found.reasons == ()
@@ -88,9 +84,7 @@ def test_a_sound_model_is_admitted_and_comes_loaded(market: tuple[Home, dict[str
     assert (found.artefact.family, found.artefact.hash) == (family, hashes[family])
 
 
-def test_the_probe_is_the_same_every_time_and_like_the_homes_own_rows(
-    market: tuple[Home, dict[str, str]], asked: Probe
-) -> None:
+def test_the_probe_is_the_same_every_time_and_like_the_homes_own_rows(market: EveryFamily, asked: Probe) -> None:
     home, hashes = market
     source = OnlineSource(home, SPEC.entities, SPEC.context)
     again = probe(load(home.artefacts, hashes["logistic"]), source, watermark_us(home))
@@ -104,7 +98,7 @@ def test_the_probe_is_the_same_every_time_and_like_the_homes_own_rows(
     assert np.nanstd(asked.columns["user_ctr"]) > 0
 
 
-def test_a_model_of_fewer_columns_is_admitted(market: tuple[Home, dict[str, str]], asked: Probe, tmp_path: Path) -> None:
+def test_a_model_of_fewer_columns_is_admitted(market: EveryFamily, asked: Probe, tmp_path: Path) -> None:
     home, hashes = market
     model = load(home.artefacts, hashes["logistic"])
     narrow = constant(model, FeatureSpec(("ad_id",), ("ad_ctr",)), asked)
@@ -116,9 +110,7 @@ def test_a_model_of_fewer_columns_is_admitted(market: tuple[Home, dict[str, str]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_truncated_file_is_refused_whichever_it_is(
-    market: tuple[Home, dict[str, str]], asked: Probe, root: Path, family: str
-) -> None:
+def test_a_truncated_file_is_refused_whichever_it_is(market: EveryFamily, asked: Probe, root: Path, family: str) -> None:
     name = market[1][family]
     for path in sorted((root / name).iterdir()):
         whole = path.read_bytes()
@@ -133,9 +125,7 @@ def test_what_is_not_there_is_refused(asked: Probe, root: Path) -> None:
         assert "no artefact" in refused(examine(root, name, asked)) or "does not hash to" in refused(examine(root, name, asked))
 
 
-def test_files_that_hash_rightly_and_hold_nonsense_are_refused(
-    market: tuple[Home, dict[str, str]], asked: Probe, root: Path
-) -> None:
+def test_files_that_hash_rightly_and_hold_nonsense_are_refused(market: EveryFamily, asked: Probe, root: Path) -> None:
     folder = root / market[1]["logistic"]
     (folder / "encoder.json").write_text("{}")
     assert "can't be loaded: KeyError" in refused(examine(root, rehashed(folder), asked))
@@ -152,9 +142,7 @@ NAN = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_that_are_no_numbers_are_refused(
-    market: tuple[Home, dict[str, str]], asked: Probe, root: Path, family: str
-) -> None:
+def test_weights_that_are_no_numbers_are_refused(market: EveryFamily, asked: Probe, root: Path, family: str) -> None:
     file, array = NAN[family]
 
     def ruin(arrays: dict[str, Any]) -> None:
@@ -166,7 +154,7 @@ def test_weights_that_are_no_numbers_are_refused(
     assert refused(examine(root, name, asked)).startswith(f"{ROWS} of {ROWS} scores on the probe are not finite")
 
 
-def test_one_weight_that_is_no_number_is_refused(market: tuple[Home, dict[str, str]], asked: Probe, root: Path) -> None:
+def test_one_weight_that_is_no_number_is_refused(market: EveryFamily, asked: Probe, root: Path) -> None:
     """Of the unknown user: most rows are answered well."""
 
     def ruin(arrays: dict[str, Any]) -> None:
@@ -180,7 +168,7 @@ def test_one_weight_that_is_no_number_is_refused(market: tuple[Home, dict[str, s
     assert not found.startswith(f"{ROWS} of")
 
 
-def test_a_certain_model_is_refused(market: tuple[Home, dict[str, str]], asked: Probe, root: Path) -> None:
+def test_a_certain_model_is_refused(market: EveryFamily, asked: Probe, root: Path) -> None:
     model = load(root, market[1]["logistic"])
     sure = replace(model, calibrator=replace(model.calibrator, intercept=40.0), _saved=[])
     assert f"{ROWS} of {ROWS} probabilities on the probe are not between 0 and 1" in refused(
@@ -188,9 +176,7 @@ def test_a_certain_model_is_refused(market: tuple[Home, dict[str, str]], asked: 
     )
 
 
-def test_one_score_for_all_is_refused_unless_the_champion_gives_one_too(
-    market: tuple[Home, dict[str, str]], asked: Probe, root: Path
-) -> None:
+def test_one_score_for_all_is_refused_unless_the_champion_gives_one_too(market: EveryFamily, asked: Probe, root: Path) -> None:
     model = load(root, market[1]["logistic"])
     name = constant(model, model.spec, asked).save(root)
     assert "one score" in refused(examine(root, name, asked))
@@ -212,7 +198,7 @@ def constant(model: Artefact, spec: FeatureSpec, asked: Probe) -> Artefact:
 # Other people's schemas
 
 
-def test_columns_that_this_home_does_not_serve_are_named(market: tuple[Home, dict[str, str]], asked: Probe, root: Path) -> None:
+def test_columns_that_this_home_does_not_serve_are_named(market: EveryFamily, asked: Probe, root: Path) -> None:
     model = load(root, market[1]["logistic"])
     columns = {**asked.columns, "weather": np.zeros(ROWS, np.float32), "moon": np.zeros(ROWS, np.float32)}
     spec = replace(model.spec, numeric=(*model.spec.numeric, "weather", "moon"))
@@ -220,14 +206,14 @@ def test_columns_that_this_home_does_not_serve_are_named(market: tuple[Home, dic
     assert "needs the columns weather, moon, which this home does not serve" in refused(examine(root, name, asked))
 
 
-def test_a_column_for_another_use_is_refused(market: tuple[Home, dict[str, str]], asked: Probe, root: Path) -> None:
+def test_a_column_for_another_use_is_refused(market: EveryFamily, asked: Probe, root: Path) -> None:
     model = load(root, market[1]["logistic"])
     spec = FeatureSpec((*model.spec.categorical, "user_age"), model.spec.numeric[1:], model.spec.sequence)
     name = constant(model, spec, asked).save(root)
     assert "takes user_age for categorical, which is numeric here" in refused(examine(root, name, asked))
 
 
-def test_a_vocabulary_of_another_type_is_refused(market: tuple[Home, dict[str, str]], asked: Probe, root: Path) -> None:
+def test_a_vocabulary_of_another_type_is_refused(market: EveryFamily, asked: Probe, root: Path) -> None:
     """Devices as numbers: every value would be unknown, and no score would tell."""
     model = load(root, market[1]["logistic"])
     flat = constant(model, model.spec, asked)

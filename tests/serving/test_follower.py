@@ -3,14 +3,14 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import small_models
+from small_models import EveryFamily
 
 from infra.clock import MINUTE_US, FixedClock
 from infra.home import Home
@@ -40,23 +40,14 @@ from serving.scorer import RankRequest, logged_rows
 CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]]:
-    """A home with a model of every family, logistic the champion."""
-    home = Home(tmp_path_factory.mktemp("market"))
-    return home, small_models.fill(home)
+@pytest.fixture
+def home(families: EveryFamily) -> Home:
+    return families.home
 
 
 @pytest.fixture
-def hashes(market: tuple[Home, dict[str, str]]) -> dict[str, str]:
-    return market[1]
-
-
-@pytest.fixture
-def home(market: tuple[Home, dict[str, str]], tmp_path: Path) -> Home:
-    """A copy to change."""
-    shutil.copytree(market[0].root, tmp_path / "home")
-    return Home(tmp_path / "home")
+def hashes(families: EveryFamily) -> Mapping[str, str]:
+    return families.hashes
 
 
 @pytest.fixture
@@ -95,7 +86,7 @@ def renewed(follower: Follower) -> Service:
     return found
 
 
-def test_nothing_is_made_anew_while_the_document_stays(follower: Follower, first: Service, hashes: dict[str, str]) -> None:
+def test_nothing_is_made_anew_while_the_document_stays(follower: Follower, first: Service, hashes: Mapping[str, str]) -> None:
     assert follower.renew() is None
     assert models_by_arm(first) == {"a": {hashes["logistic"]}, "b": {hashes["logistic"]}}
     assert first.description.rollout == 1
@@ -103,7 +94,7 @@ def test_nothing_is_made_anew_while_the_document_stays(follower: Follower, first
 
 
 def test_a_canary_answers_its_users_and_nobody_else(
-    home: Home, follower: Follower, first: Service, hashes: dict[str, str]
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str]
 ) -> None:
     changed(home, lambda now: start_canary(now, hashes["xgboost"], 0.2, 0))
     service = renewed(follower)
@@ -123,7 +114,7 @@ def test_a_canary_answers_its_users_and_nobody_else(
 
 
 def test_arms_of_a_test_get_their_models_and_requests_together_get_the_same_as_alone(
-    home: Home, follower: Follower, first: Service, hashes: dict[str, str]
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str]
 ) -> None:
     arms = (Arm("control", None, 2.0), Arm("trees", hashes["xgboost"], 1.0), Arm("net", hashes["dcnv2"], 1.0))
     changed(home, lambda now: start_experiment(now, Experiment("three", arms)))
@@ -138,7 +129,7 @@ def test_arms_of_a_test_get_their_models_and_requests_together_get_the_same_as_a
 
 
 def test_request_ids_go_on_counting_when_models_are_swapped(
-    home: Home, follower: Follower, first: Service, hashes: dict[str, str]
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str]
 ) -> None:
     ids = [first.scorer.rank(asked(1)).request_id for _ in range(5)]
     changed(home, lambda now: promote(now, hashes["xgboost"]))
@@ -148,7 +139,7 @@ def test_request_ids_go_on_counting_when_models_are_swapped(
 
 
 def test_a_rollback_finds_its_model_loaded_also_after_a_start(
-    home: Home, follower: Follower, first: Service, hashes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(home, lambda now: promote(now, hashes["xgboost"]))
     assert renewed(follower).description.model == hashes["xgboost"]
@@ -168,7 +159,7 @@ def test_a_rollback_finds_its_model_loaded_also_after_a_start(
 
 @pytest.mark.parametrize("stage", ["canary", "arm", "champion"])
 def test_a_damaged_model_gets_no_traffic_and_the_champion_answers_instead(
-    home: Home, follower: Follower, first: Service, hashes: dict[str, str], stage: str, caplog: pytest.LogCaptureFixture
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str], stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     trees = hashes["xgboost"]
     path = max((home.artefacts / trees).iterdir(), key=lambda file: file.stat().st_size)
@@ -193,7 +184,7 @@ def test_a_damaged_model_gets_no_traffic_and_the_champion_answers_instead(
 
 
 def test_for_a_shadow_every_candidates_features_are_logged_and_the_lake_gets_what_it_always_gets(
-    home: Home, follower: Follower, first: Service, hashes: dict[str, str]
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str]
 ) -> None:
     many = RankRequest(3, np.arange(1, 150), 3, CONTEXT, None, 77)
     before = first.scorer.rank(many)
@@ -209,7 +200,7 @@ def test_for_a_shadow_every_candidates_features_are_logged_and_the_lake_gets_wha
     pd.testing.assert_frame_equal(*(to_table([record]).to_pandas() for record in (one, other)))
 
 
-def test_a_follower_starts_with_what_may_answer(home: Home, hashes: dict[str, str]) -> None:
+def test_a_follower_starts_with_what_may_answer(home: Home, hashes: Mapping[str, str]) -> None:
     changed(home, lambda now: start_canary(now, hashes["xgboost"], 0.5, 0))
     shutil.rmtree(home.artefacts / hashes["xgboost"])
     follower = Follower(home, Settings(), FixedClock(watermark_us(home)))
@@ -248,7 +239,7 @@ print(before, [len(loop.signatures) for loop in loops])
 """
 
 
-def test_the_first_requests_wait_for_no_compiler(home: Home, hashes: dict[str, str]) -> None:
+def test_the_first_requests_wait_for_no_compiler(home: Home, hashes: Mapping[str, str]) -> None:
     rollout_store.change(home, "test", "to see", lambda now: promote(now, hashes["xgboost"]))
     command = [sys.executable, "-c", FIRST_REQUESTS, str(home.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])

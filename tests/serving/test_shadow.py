@@ -1,12 +1,10 @@
 """Shadows score what was answered, from what was logged, and go on where they were."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
-import small_models
+from small_models import EveryFamily
 
 from features.batch import Array
 from infra.clock import MINUTE_US, FixedClock
@@ -26,25 +24,18 @@ from serving.shadow_log import ShadowRecord, read, segments
 CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, str]]:
-    home = Home(tmp_path_factory.mktemp("market"))
-    return home, small_models.fill(home)
+@pytest.fixture
+def home(families: EveryFamily) -> Home:
+    return families.home
 
 
 @pytest.fixture
-def hashes(market: tuple[Home, dict[str, str]]) -> dict[str, str]:
-    return market[1]
+def hashes(families: EveryFamily) -> Mapping[str, str]:
+    return families.hashes
 
 
 @pytest.fixture
-def home(market: tuple[Home, dict[str, str]], tmp_path: Path) -> Home:
-    shutil.copytree(market[0].root, tmp_path / "home")
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def service(home: Home, hashes: dict[str, str]) -> Iterator[Service]:
+def service(home: Home, hashes: Mapping[str, str]) -> Iterator[Service]:
     """A champion with two shadows."""
     for family in ("xgboost", "dcnv2"):
         rollout_store.change(home, "test", "to see", lambda now, name=hashes[family]: add_shadow(now, name))
@@ -64,7 +55,7 @@ def scores(home: Home) -> dict[tuple[int, str], ShadowRecord]:
 
 
 def test_every_candidate_of_every_request_is_scored_as_the_model_would(
-    home: Home, service: Service, hashes: dict[str, str]
+    home: Home, service: Service, hashes: Mapping[str, str]
 ) -> None:
     shadows = Shadows(home, Settings())
     answers = ask(service, range(TOGETHER + 5)) + ask(service, range(3), n=150)
@@ -97,7 +88,7 @@ def test_one_that_is_started_again_goes_on_where_it_was(home: Home, service: Ser
 
 
 def test_a_shadow_that_was_dropped_or_is_damaged_scores_no_more_and_the_other_goes_on(
-    home: Home, service: Service, hashes: dict[str, str], caplog: pytest.LogCaptureFixture
+    home: Home, service: Service, hashes: Mapping[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = max((home.artefacts / hashes["dcnv2"]).iterdir(), key=lambda file: file.stat().st_size)
     path.write_bytes(path.read_bytes()[:-1])
