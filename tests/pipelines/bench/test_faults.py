@@ -74,7 +74,7 @@ def test_no_answered_prediction_is_missing_after_a_kill_and_one_that_is_would_be
     told = list(in_segments(work))
     ads = [{"ads": [{"impression_id": i, "slot": slot, "ad_id": ad}]} for i, slot, ad in told]
     seen = [Sight(0.0, 0.1, 200, json.dumps(one).encode()) for one in ads]
-    last = segments(work)[-1]
+    last = [path for path in segments(work) if path.stat().st_size][-1]  # a worker may have answered nobody yet
     last.write_bytes(last.read_bytes()[:-1])  # its last record is torn now
     torn = account(seen, list(in_segments(work)), in_lake(work))
     assert torn["missing_in_log"] == 4
