@@ -3,7 +3,7 @@
 Used by the few files that hold such loops; they are imported where they are first needed, because importing numba takes a third
 of a second.  What was compiled is kept beside the source, or in the user's cache where that can't be written, and used again as
 long as that one file is unchanged.  So a loop calls only what stands in its own file, and what may change elsewhere it gets
-handed over.
+handed over.  (numba keeps it as pickles: whoever can write there could as well write the .pyc files beside them.)
 """
 
 from collections.abc import Callable

@@ -133,7 +133,7 @@ class RankHandler:
 
     def answer_many(self, wanted: "Sequence[Wanted]", started_ns: Sequence[int]) -> list[Reply]:
         """The replies to requests that were read for the same service, with one call of the model."""
-        service = wanted[0].service
+        service, began = wanted[0].service, perf_counter_ns()
         before = about.set([one.request.request_id for one in wanted])
         try:
             answers = service.scorer.rank_many([one.request for one in wanted])
@@ -148,13 +148,18 @@ class RankHandler:
             return [self._failed(wanted[0].wire, request_id=wanted[0].request.request_id)]
         finally:
             about.reset(before)
-        return [self._told(one, answer, started) for one, answer, started in zip(wanted, answers, started_ns, strict=True)]
+        between_ns = (
+            perf_counter_ns() - began - sum(sum(answer.stage_ns) for answer in answers)
+        )  # stages: a part of each answer
+        share_ns = between_ns // len(wanted)
+        told = zip(wanted, answers, started_ns, strict=True)
+        return [self._told(one, answer, started, share_ns) for one, answer, started in told]
 
-    def _told(self, wanted: "Wanted", answer: Answer, started_ns: int) -> Reply:
+    def _told(self, wanted: "Wanted", answer: Answer, started_ns: int, between_ns: int) -> Reply:
         ranked = perf_counter_ns()
         content = wanted.wire.write(to_answer(wanted.request, answer, wanted.service.description.policy))
         ended = perf_counter_ns()
-        self.metrics.ranked(answer, wanted.decode_ns, ended - ranked + self._counting_ns, ended - started_ns)
+        self.metrics.ranked(answer, wanted.decode_ns, ended - ranked + between_ns + self._counting_ns, ended - started_ns)
         self.metrics.ended(wanted.wire.route, 200)
         self._counting_ns = perf_counter_ns() - ended
         return Reply(200, content)

@@ -225,9 +225,12 @@ class Scorer:
 
     def _rank_together(self, begun: "Sequence[_Begun]") -> list[Answer]:
         """The answers to requests of one model."""
-        counts = [len(one.request.ad_id) for one in begun]
+        started, counts = perf_counter_ns(), [len(one.request.ad_id) for one in begun]
         together = FeatureBatch(Blocks.joined([Blocks.of(one.batch.columns) for one in begun]), {})
+        joined_ns = perf_counter_ns() - started
         scored = self._score(begun[0].model, together, sum(counts))
+        encode_ns, *others_ns = scored.step_ns
+        scored = scored._replace(step_ns=(encode_ns + joined_ns, *others_ns), call_ns=scored.call_ns + joined_ns)
         answers, low = [], 0
         for one, rows in zip(begun, counts, strict=True):
             part = scored.s[low : low + rows]

@@ -95,11 +95,18 @@ def test_the_search_finds_nothing_else() -> None:
     assert not list(finds(ast.parse("; ".join(["import json", *fine, "booster.load_model(p)"]))))
 
 
-# Python raises this event whenever a pickle names a class or a function; one that names none can do nothing.
+# Python raises this event whenever a pickle names a class or a function; one that names none can do nothing.  Left out is what
+# numba keeps of compiled loops, and what these hold: they are code by purpose, beside Python's own .pyc files, for whoever may
+# write those.
 WATCH = """
 import os, sys
 def hear(event, given):
     if event == "pickle.find_class":
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_code.co_filename.endswith(("/numba/core/caching.py", "/numba/core/serialize.py")):
+                return
+            frame = frame.f_back
         os.write(2, f"UNPICKLED {'.'.join(given)}\\n".encode())
 sys.addaudithook(hear)
 os.write(2, b"WATCHING\\n")

@@ -43,7 +43,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        files = ["--dir", str(folder), "--save", "", "--appendonly", "yes"]
+        files = ["--dir", str(folder), "--save", "", "--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"]
         self._command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", *files]
         self.start()
 

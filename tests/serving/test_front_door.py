@@ -147,7 +147,10 @@ def slow(home) -> Service:
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [(Settings(max_waiting=3, max_wait_ms=60_000), "full"), (Settings(max_waiting=1000, max_wait_ms=100), "late")],
+    [
+        (Settings(micro_batch=1, max_waiting=3, max_wait_ms=60_000), "full"),
+        (Settings(micro_batch=1, max_waiting=1000, max_wait_ms=100), "late"),
+    ],
 )
 def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, settings, why):
     app = create_app(lambda: slow(home), settings)

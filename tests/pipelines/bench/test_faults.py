@@ -64,8 +64,8 @@ def sight(due_s: float, status: int = 200, degraded: str = "", model: str = "m",
 def test_no_answered_prediction_is_missing_after_a_kill_and_one_that_is_would_be_counted(
     work: Home, bodies: list[bytes]
 ) -> None:
-    found = kills(work, bodies, 40.0, anywhere(), count=2)
-    assert found["kills"] == 2
+    found = kills(work, bodies, 40.0, anywhere(), count=1)
+    assert found["kills"] == 1
     assert found["offered"] == found["answered"] + found["unanswered"] + found["refused"]
     assert found["refused"] == 0  # nobody is sent to a worker without a model
     assert found["impressions"] == 4 * found["answered"] > 0
@@ -74,8 +74,8 @@ def test_no_answered_prediction_is_missing_after_a_kill_and_one_that_is_would_be
     told = list(in_segments(work))
     ads = [{"ads": [{"impression_id": i, "slot": slot, "ad_id": ad}]} for i, slot, ad in told]
     seen = [Sight(0.0, 0.1, 200, json.dumps(one).encode()) for one in ads]
-    last = [path for path in segments(work) if path.stat().st_size][-1]  # a worker may have answered nobody yet
-    last.write_bytes(last.read_bytes()[:-1])  # its last record is torn now
+    some = max(segments(work), key=lambda path: path.stat().st_size)
+    some.write_bytes(some.read_bytes()[:-1])  # its last record is torn now
     torn = account(seen, list(in_segments(work)), in_lake(work))
     assert torn["missing_in_log"] == 4
     assert torn["missing_in_lake"] == 0
