@@ -1,5 +1,7 @@
 """A shadow's scores in the lake, and what is said of it beside whoever answered."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pytest
