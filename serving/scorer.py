@@ -18,8 +18,6 @@ import numpy.typing as npt
 from features.batch import (
     F32,
     I64,
-    MISSING,
-    STALE,
     Array,
     Degraded,
     FeatureBatch,
@@ -29,23 +27,21 @@ from features.batch import (
     ViewStates,
 )
 from features.blocks import Blocks
-from features.catalogue import VIEWS
-from features.ids import derived_id_one, mix_one, text_id
+from features.ids import derived_id_one, text_id
 from features.online import OnlineSource
 from infra.clock import Clock
 from models.artefact import Artefact
 from models.logit_rows import finite
 from serving.fallback import NAME as POPULARITY
 from serving.fallback import popularity
+from serving.logged_features import logged_features, logged_rows
+from serving.marks import Marks, marks
 from serving.policy import Policy, Slate
-from serving.prediction_log import PredictionLog, Record, matrix, pack, repeated
+from serving.prediction_log import PredictionLog, Record, pack
 
-LOGGED_ONE_IN = 100  # of the candidates that are not shown, a hashed share has its feature values logged
 STAGES = ("fetch", "encode", "score", "calibrate", "policy", "log")
 
-_ENTITY = {view.name: view.entity for view in VIEWS}
 _log = logging.getLogger("clickproof.serving")
-_SAMPLE = 0x4C_4F_47  # salt of the hashed share
 
 
 class ScoringArtefact(Protocol):
@@ -85,16 +81,6 @@ class RankRequest:
     bid: F32 | None = None  # [n]
     request_id: int | None = None  # None: the scorer makes one
     time_us: int | None = None  # None: the scorer's clock says
-
-
-class Marks(NamedTuple):
-    """What the answer had to do without."""
-
-    user_known: bool
-    unknown_ads: tuple[int, ...]  # candidates without any stored row
-    missing: tuple[str, ...]  # views without a row for some candidate
-    stale: tuple[str, ...]  # views older than they should be for some candidate
-    degraded: Degraded = ""  # what stood in for what could not be had
 
 
 class Answer(NamedTuple):
@@ -321,11 +307,6 @@ class Scorer:
         sampled = len(logged)
         if self.log_all:
             logged = np.concatenate([logged, np.setdiff1d(np.arange(n), logged)])
-        columns = Blocks.of(begun.batch.columns)
-        others = {
-            name: pack(values[logged]) if len(values) == n else repeated(values, len(logged))
-            for name, values in columns.others.items()
-        }
         return Record(
             request_id=begun.request_id,
             time_us=begun.time_us,
@@ -345,11 +326,7 @@ class Scorer:
             propensity=pack(slate.propensity),
             logged=pack(logged),
             sampled=sampled,
-            numbers=matrix(columns.names.numbers, columns.numbers.take(logged, axis=0)),
-            whole=matrix(columns.names.whole, columns.whole.take(logged, axis=0)),
-            others=others,
-            snapshots=matrix(states.names, states.snapshot.take(logged, axis=0)),
-            ages=matrix(states.names, states.age_s.take(logged, axis=0)),
+            **logged_features(Blocks.of(begun.batch.columns), states, logged),
         )
 
 
@@ -379,31 +356,3 @@ def fetch(source: FeatureSource, rows: RequestBatch) -> FeatureBatch:
 def candidate_rows(request: RankRequest, time_us: int) -> OneRequest:
     """The n (request, candidate) pairs of one request; row ids count from 0."""
     return OneRequest(request.user_id, request.ad_id, time_us, request.context)
-
-
-def logged_rows(request_id: int, n: int, shown: I64) -> I64:
-    """Indexes of the candidates whose features are logged: the shown ones in slot order, then a hashed share of the others.
-
-    Every LOGGED_ONE_IN-th candidate from a place that the request's id decides: each has the same chance, for one hash a
-    request."""
-    first = mix_one(request_id, _SAMPLE) % LOGGED_ONE_IN
-    if first >= n:
-        return shown
-    found = shown.tolist()
-    there = set(found)
-    return np.array(found + [row for row in range(first, n, LOGGED_ONE_IN) if row not in there], np.int64)
-
-
-def marks(states: ViewStates, ad_id: I64, degraded: Degraded) -> Marks:
-    """Which views were missing or stale for some candidate of one request, and who was unknown: had no row in any view.
-
-    The rows of a request share its user, so the first row speaks for the user.
-    """
-    if not states.flawed:
-        return Marks(True, (), (), (), degraded)
-    missing, stale = states.status == MISSING, (states.status == STALE).any(axis=0)
-    names = np.array(states.names)
-    users, ads = ([at for at, name in enumerate(states.names) if _ENTITY.get(name) == entity] for entity in ("user", "ad"))
-    user_known = not users or not missing[0, users].all()
-    unknown = ad_id[missing[:, ads].all(axis=1)].tolist() if ads else []
-    return Marks(user_known, tuple(unknown), tuple(names[missing.any(axis=0)].tolist()), tuple(names[stale].tolist()), degraded)

@@ -20,9 +20,10 @@ from serving.counts import Answers, Counts
 from serving.exposition import FAMILIES, Family
 from serving.gauges import FRESH_S, Gauges, Told
 from serving.histogram import BUCKETS, Times
+from serving.marks import Marks
 from serving.metrics import ServingMetrics
 from serving.policy import Slate
-from serving.scorer import STAGES, Answer, Marks
+from serving.scorer import STAGES, Answer
 from serving.segment_log import LogCounts, SegmentLog
 
 UNITS = ("seconds", "bytes")

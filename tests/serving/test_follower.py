@@ -19,6 +19,7 @@ from infra.settings import Settings
 from models.artefact import load
 from serving import rollout_store
 from serving.follower import Follower
+from serving.logged_features import logged_rows
 from serving.prediction_log import read, segments
 from serving.prediction_rows import to_table
 from serving.rank_handler import Service
@@ -35,7 +36,7 @@ from serving.rollout import (
     start_canary,
     start_experiment,
 )
-from serving.scorer import RankRequest, logged_rows
+from serving.scorer import RankRequest
 
 CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
 

@@ -13,9 +13,10 @@ from features.batch import FeatureBatch, RequestBatch
 from infra.clock import FixedClock
 from infra.home import Home
 from serving.assignment import Assignment
+from serving.logged_features import logged_rows
 from serving.policy import EpsilonPolicy, GreedyPolicy
 from serving.prediction_log import PredictionLog, Record, features_of, names_of, read, segments, unpack
-from serving.scorer import RankRequest, Scorer, logged_rows
+from serving.scorer import RankRequest, Scorer
 
 REQUEST = RankRequest(user_id=3, ad_id=np.arange(20), slots=4, context={"device": "mobile"}, request_id=11)
 
