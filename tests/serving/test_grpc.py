@@ -306,7 +306,10 @@ def outcome(call: grpc.Call) -> tuple[Code, bool]:
 
 @pytest.mark.parametrize(
     ("chosen", "why"),
-    [({"max_waiting": 24, "max_wait_ms": 60_000}, "full"), ({"max_waiting": 1000, "max_wait_ms": 50}, "late")],
+    [
+        ({"micro_batch": 1, "max_waiting": 24, "max_wait_ms": 60_000}, "full"),
+        ({"micro_batch": 1, "max_waiting": 1000, "max_wait_ms": 50}, "late"),
+    ],
 )
 def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, chosen, why):
     with both_doors(lambda: slow(home, SlowArtefact()), **chosen) as doors, ThreadPoolExecutor(8) as pool:
