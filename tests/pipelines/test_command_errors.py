@@ -23,13 +23,17 @@ def test_ctrl_c_ends_at_once_with_everything_it_started(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("clickproof")), "train", *TINY, "--home", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("ingest events"):
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(PATIENCE_S) == 130
-    assert "run it again" in process.stderr.read()
-    process.stderr.close()
+    said = ""
+    with process.stderr as stream:
+        for line in stream:
+            said += line
+            if line.startswith("ingest events"):
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        status = process.wait(PATIENCE_S)
+        said += stream.read()
+    assert status == 130, said
+    assert "run it again" in said
     until(lambda: not of_group(process.pid), lambda: of_group(process.pid))
 
 
