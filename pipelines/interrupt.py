@@ -9,6 +9,7 @@ import sys
 from types import FrameType
 
 INTERRUPTED = 130  # what shells call a program ended by Ctrl-C
+_SAID = b"\nclickproof: interrupted; run it again to go on from what is finished\n"
 
 
 def end_at_once() -> None:
@@ -17,7 +18,7 @@ def end_at_once() -> None:
 
 
 def _end(_: int, __: FrameType | None) -> None:
-    print("\nclickproof: interrupted; run it again to go on from what is finished", file=sys.stderr, flush=True)
+    os.write(2, _SAID)  # not by `print`: Python refuses that where the signal came in the middle of another line
     server = sys.modules.get("prefect.server.api.server")
     for started in list(server.SubprocessASGIServer._instances.values()) if server else ():
         if started.server_process is not None:

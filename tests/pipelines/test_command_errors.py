@@ -37,6 +37,31 @@ def test_ctrl_c_ends_at_once_with_everything_it_started(tmp_path: Path) -> None:
     until(lambda: not of_group(process.pid), lambda: of_group(process.pid))
 
 
+IN_THE_MIDDLE = """
+import io, os, signal, sys
+from pipelines.interrupt import end_at_once
+
+class Interrupted(io.RawIOBase):
+    def writable(self):
+        return True
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGINT)
+        return len(text)
+
+end_at_once()
+sys.stderr = io.TextIOWrapper(io.BufferedWriter(Interrupted()), line_buffering=True)
+print("half a line", file=sys.stderr)
+"""
+
+
+def test_ctrl_c_in_the_middle_of_a_line_ends_it_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_MIDDLE], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert "run it again" in done.stderr
+
+
 def of_group(pid: int) -> str:
     """Its processes that are still there."""
     return subprocess.run(["pgrep", "--list-name", "-g", str(pid)], capture_output=True, text=True, check=False).stdout
