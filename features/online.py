@@ -225,14 +225,13 @@ class OnlineSource:
             row = self.users.just_read(user_id, known.users)
             if row is not None:
                 return row, ""
-            last = self.users.last(user_id)
-            return (self.users.unknown, "priors") if last is None else (last, "stale features")
-        try:
-            return self.users.one(user_id, known.users), ""
-        except STORE_FAILED as error:
-            self.counts[f"store.{type(error).__name__}"] += 1
-            if not self._degrade:
-                raise
+        else:
+            try:
+                return self.users.one(user_id, known.users), ""
+            except STORE_FAILED as error:
+                self.counts[f"store.{type(error).__name__}"] += 1
+                if not self._degrade:
+                    raise
         last = self.users.last(user_id)
         return (self.users.unknown, "priors") if last is None else (last, "stale features")
 

@@ -105,13 +105,13 @@ def main() -> None:
     chosen, order = child.ordered()
     logs.begin(chosen.log_format)
     guard = Guard(Home(Path(order["root"])), chosen)
-    said = ""
+    was_ready = False
     while True:
         verdict = guard.look()
-        action = verdict.action if verdict else ""
-        if action == "ready" and said != action:
-            _log.info("the canary may be promoted (clickproof rollout promote --why TEXT): %s", verdict.why if verdict else "")
-        said = action
+        ready = verdict is not None and verdict.action == "ready"
+        if verdict is not None and ready and not was_ready:
+            _log.info("the canary may be promoted (clickproof rollout promote --why TEXT): %s", verdict.why)
+        was_ready = ready
         time.sleep(LOOK_S)
 
 

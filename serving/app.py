@@ -20,7 +20,7 @@ from features.online import OnlineSource
 from infra.errors import ExplainedError
 from infra.redaction import redacted
 from infra.settings import Settings
-from serving.document import SCHEMAS, describe
+from serving.document import content, describe, responses
 from serving.event_loop import feel
 from serving.messages import InvalidRequest
 from serving.metrics import ROUTES, ServingMetrics
@@ -76,8 +76,8 @@ def create_app(
     @app.post(
         "/v1/rank",
         summary="Choose the ads to show",
-        openapi_extra={"requestBody": {"required": True, "content": _content("RankBody")}},
-        responses=_responses("RankAnswer", "The slate, top slot first.", 400, 413, 415, 422, 503),
+        openapi_extra={"requestBody": {"required": True, "content": content("RankBody")}},
+        responses=responses(200, "RankAnswer", "The slate, top slot first.", _REASONS, 400, 413, 415, 422, 503),
     )
     async def rank(request: Request) -> Response:
         started = perf_counter_ns()
@@ -90,7 +90,9 @@ def create_app(
             await ahead
         return response(handler.answer(wanted, started))
 
-    @app.get("/v1/model", summary="What is served", responses=_responses("ModelAnswer", "The model version.", 503))
+    @app.get(
+        "/v1/model", summary="What is served", responses=responses(200, "ModelAnswer", "The model version.", _REASONS, 503)
+    )
     async def model() -> Response:
         if state.service is None:
             return response(_other(unready(state)))
@@ -100,7 +102,7 @@ def create_app(
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", summary="A model is loaded", responses=_responses(None, "Ready.", 503))
+    @app.get("/readyz", summary="A model is loaded", responses=responses(200, None, "Ready.", _REASONS, 503))
     async def readyz() -> Response:
         if state.service is None:
             return response(_other(unready(state)))
@@ -212,21 +214,10 @@ def response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response
     return Response(reply.json, reply.status, media_type=JSON, headers={**(headers or {}), **more})
 
 
-def _content(schema: str) -> dict[str, Any]:
-    return {JSON: {"schema": {"$ref": SCHEMAS + schema}}}
-
-
-def _responses(success: str | None, description: str, *errors: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route in the OpenAPI document: its success, and the error body for each status it may have."""
-    reasons = {
-        400: "The body is not JSON.",
-        413: "The body is too long.",
-        415: "Not JSON in UTF-8, or compressed.",
-        422: "A field is wrong; it is named.",
-        503: "Not ready.",
-    }
-    found: dict[int | str, dict[str, Any]] = {
-        status: {"description": reasons[status], "content": _content("ErrorAnswer")} for status in errors
-    }
-    found[200] = {"description": description, **({"content": _content(success)} if success else {})}
-    return found
+_REASONS = {
+    400: "The body is not JSON.",
+    413: "The body is too long.",
+    415: "Not JSON in UTF-8, or compressed.",
+    422: "A field is wrong; it is named.",
+    503: "Not ready.",
+}

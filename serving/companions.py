@@ -56,7 +56,7 @@ class Companions:
 
     def _look_on(self) -> None:
         rollout: Rollout | None = None
-        while not self._stop.wait(LOOK_S if self._kept else None):
+        while not self._stop.wait(LOOK_S):
             try:
                 stamp = rollout_store.stamp(self._home)
                 if stamp != self._stamp:

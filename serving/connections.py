@@ -73,7 +73,7 @@ class Connection(HttpToolsProtocol):
 
     limits: ClassVar[Limits]
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always TCP here
         """See asyncio."""
         super().connection_made(transport)
         self._arriving: float | None = self.loop.time()  # since when the rest of a request is waited for

@@ -21,6 +21,23 @@ _EVERY_ROUTE = (
 )
 
 
+def content(*schemas: str) -> dict[str, Any]:
+    """A JSON body of one of the schemas, in the document's words."""
+    found = [{"$ref": SCHEMAS + name} for name in schemas]
+    return {"application/json": {"schema": found[0] if len(found) == 1 else {"anyOf": found}}}
+
+
+def responses(
+    success: int, schema: str | None, description: str, reasons: Mapping[int, str], *errors: int
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: its success, and an ErrorAnswer for each of `errors`, whose meanings are in `reasons`."""
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"description": reasons[status], "content": content("ErrorAnswer")} for status in errors
+    }
+    found[success] = {"description": description, **({"content": content(schema)} if schema else {})}
+    return found
+
+
 def describe(app: FastAPI, max_candidates: int, context: Mapping[str, Kind] | None) -> dict[str, Any]:
     """The document; `context` is what a request's context may hold, None while no model is loaded that says so."""
     document = get_openapi(title=app.title, version=app.version, description=app.description + _EVERY_ROUTE, routes=app.routes)

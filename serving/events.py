@@ -22,7 +22,7 @@ from infra.clock import DAY_US, MINUTE_US, Clock, to_datetime, to_us
 from infra.home import Home
 from infra.settings import Settings
 from serving.app import read_body, response
-from serving.document import SCHEMAS
+from serving.document import content, responses
 from serving.event_log import Click, Clicks, EventLog
 from serving.event_messages import Receipt, SentClick, SentClicks
 from serving.messages import InvalidRequest, decode_as
@@ -141,8 +141,8 @@ def add_events(app: FastAPI, intake: ClickIntake, settings: Settings, metrics: S
         "/v1/events",
         status_code=202,
         summary="Say which ads were clicked",
-        openapi_extra={"requestBody": {"required": True, "content": _content("SentClicks", "SentClick")}},
-        responses=_RESPONSES,
+        openapi_extra={"requestBody": {"required": True, "content": content("SentClicks", "SentClick")}},
+        responses=responses(202, "Receipt", "Written down.", _REASONS, *_REASONS),
     )
     async def events(request: Request) -> Response:
         check_writer(request, settings.write_token)
@@ -181,24 +181,12 @@ def _close_at_the_end(app: FastAPI, intake: ClickIntake) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _content(*schemas: str) -> dict[str, Any]:
-    """A JSON body of any of the schemas."""
-    found = [{"$ref": SCHEMAS + name} for name in schemas]
-    return {"application/json": {"schema": found[0] if len(found) == 1 else {"anyOf": found}}}
-
-
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    202: {"description": "Written down.", "content": _content("Receipt")},
-    **{
-        status: {"description": reason, "content": _content("ErrorAnswer")}
-        for status, reason in {
-            400: "The body is not JSON.",
-            401: "The write token is missing or wrong.",
-            403: "No write token is set, and the client is not on this machine.",
-            413: "The body is too long.",
-            415: "Not JSON in UTF-8, or compressed.",
-            422: "A field is wrong; it is named, and no click of the request was taken.",
-            503: "Nothing could be written; send it again.",
-        }.items()
-    },
+_REASONS = {
+    400: "The body is not JSON.",
+    401: "The write token is missing or wrong.",
+    403: "No write token is set, and the client is not on this machine.",
+    413: "The body is too long.",
+    415: "Not JSON in UTF-8, or compressed.",
+    422: "A field is wrong; it is named, and no click of the request was taken.",
+    503: "Nothing could be written; send it again.",
 }

@@ -200,7 +200,7 @@ class FrontDoor(Connection):
             super().on_headers_complete()
             return
         self.check_head()
-        self._turn = self.cycle = Turn(self.parser.should_keep_alive() and not self._draining)  # type: ignore[assignment]
+        self._turn = self.cycle = Turn(self.parser.should_keep_alive() and not self._draining)  # type: ignore[assignment]  # see Turn
         given = dict(self.headers)
         refusal = body_problem(
             given.get(b"content-type", b"").decode("latin-1"),

@@ -25,12 +25,12 @@ def to_table(records: Iterable[Record]) -> pa.Table:
     Columns are features.schemas.PREDICTIONS, then f_FEATURE, snapshot_VIEW and age_VIEW (null where not logged), and `day`, the
     UTC day of the request.  Bit i of fallback_mask is the catalogue's i-th view, whichever views a model reads.
     """
-    groups = [_rows(list(same)) for _, same in groupby(records, key=_layout)]
+    groups = [_rows(list(same)) for _, same in groupby(records, key=layout)]
     return pa.concat_tables(groups, promote_options="default").combine_chunks()
 
 
-def _layout(record: Record) -> tuple[tuple[str, ...], ...]:
-    """Names of what a record logs: records with the same become one table."""
+def layout(record: Record) -> tuple[tuple[str, ...], ...]:
+    """Names of what a record logs: records with the same can be put one behind the other, as one table."""
     return names_of(record.numbers), names_of(record.whole), tuple(record.others), names_of(record.snapshots)
 
 

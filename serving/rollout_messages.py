@@ -9,7 +9,6 @@ from infra.clock import SystemClock
 from serving import rollout as transitions
 from serving.rollout import Arm, Experiment, Rollout, Transition
 
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100, description="Who decides, for the audit log.")]
 Why = Annotated[str, msgspec.Meta(min_length=1, max_length=500, description="The reason, for the audit log.")]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$", description="The artefact's hash, whole.")]
@@ -31,11 +30,6 @@ class Change(msgspec.Struct, forbid_unknown_fields=True, tag_field="change", kw_
         """Models that would get traffic."""
         return ()
 
-    @property
-    def transition(self) -> Transition:
-        """What it does to the document."""
-        raise NotImplementedError
-
 
 class _OfOne(Change, kw_only=True):
     artefact: Hash
@@ -51,7 +45,7 @@ class Promote(_OfOne, tag="promote", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """What it does to the document."""
         return lambda now: transitions.promote(now, self.artefact)
 
 
@@ -66,7 +60,7 @@ class StartCanary(_OfOne, tag="canary", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """See `Promote`."""
         return lambda now: transitions.start_canary(now, self.artefact, self.share, SystemClock().now_us())
 
 
@@ -75,7 +69,7 @@ class EndCanary(Change, tag="end canary", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """See `Promote`."""
         return transitions.end_canary
 
 
@@ -84,7 +78,7 @@ class AddShadow(_OfOne, tag="shadow", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """See `Promote`."""
         return lambda now: transitions.add_shadow(now, self.artefact)
 
 
@@ -98,7 +92,7 @@ class DropShadow(_OfOne, tag="unshadow", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """See `Promote`."""
         return lambda now: transitions.drop_shadow(now, self.artefact)
 
 
@@ -115,7 +109,7 @@ class StartExperiment(Change, tag="experiment", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """See `Promote`."""
         return lambda now: transitions.start_experiment(now, self._experiment)
 
     @property
@@ -128,7 +122,7 @@ class EndExperiment(Change, tag="end experiment", kw_only=True):
 
     @property
     def transition(self) -> Transition:
-        """See `Change`."""
+        """See `Promote`."""
         return transitions.end_experiment
 
 

@@ -7,7 +7,6 @@ traffic is tried first, the change is written down and takes effect, and every w
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -19,7 +18,7 @@ from infra.redaction import redacted
 from infra.settings import Settings
 from serving import rollout_store
 from serving.app import read_body, response
-from serving.document import SCHEMAS
+from serving.document import content, responses
 from serving.messages import InvalidRequest, decode_as
 from serving.metrics import ServingMetrics
 from serving.rank_handler import JSON, Reply
@@ -37,7 +36,11 @@ def add_rollout(
 ) -> None:
     """Add the routes.  `tried` says why a model may not get traffic; it is called in a thread."""
 
-    @app.get("/v1/rollout", summary="Who answers requests", responses=_responses(200, "The document.", 401, 403, 503))
+    @app.get(
+        "/v1/rollout",
+        summary="Who answers requests",
+        responses=responses(200, "RolloutAnswer", "The document.", _REASONS, 401, 403, 503),
+    )
     async def show(request: Request) -> Response:
         _check(request, settings)
         return _answer(await _explained(partial(rollout_store.read, home)), metrics)
@@ -45,8 +48,10 @@ def add_rollout(
     @app.post(
         "/v1/rollout/changes",
         summary="Change who answers requests",
-        openapi_extra={"requestBody": {"required": True, "content": {JSON: {"schema": {"anyOf": _refs()}}}}},
-        responses=_responses(200, "The document after the change.", 400, 401, 403, 409, 413, 415, 422, 503),
+        openapi_extra={"requestBody": {"required": True, "content": content(*(kind.__name__ for kind in AnyChange.__args__))}},
+        responses=responses(
+            200, "RolloutAnswer", "The document after the change.", _REASONS, 400, 401, 403, 409, 413, 415, 422, 503
+        ),
     )
     async def change(request: Request) -> Response:
         _check(request, settings)
@@ -93,10 +98,6 @@ def _answer(rollout: Rollout, metrics: ServingMetrics) -> Response:
     return Response(msgspec.json.encode(RolloutAnswer(rollout, dict(plan(rollout)))), media_type=JSON)
 
 
-def _refs() -> list[dict[str, str]]:
-    return [{"$ref": SCHEMAS + kind.__name__} for kind in AnyChange.__args__]
-
-
 _REASONS = {
     400: "The body is not JSON.",
     401: "The rollout token is missing or wrong.",
@@ -107,12 +108,3 @@ _REASONS = {
     422: "A field is wrong, or the model may not get traffic.",
     503: "There is no champion, or the registry does not answer.",
 }
-
-
-def _responses(success: int, description: str, *errors: int) -> dict[int | str, dict[str, Any]]:
-    found: dict[int | str, dict[str, Any]] = {
-        status: {"description": _REASONS[status], "content": {JSON: {"schema": {"$ref": SCHEMAS + "ErrorAnswer"}}}}
-        for status in errors
-    }
-    found[success] = {"description": description, "content": {JSON: {"schema": {"$ref": SCHEMAS + "RolloutAnswer"}}}}
-    return found

@@ -8,8 +8,10 @@ one that was restarted goes on where it was.
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,7 +23,8 @@ from infra.settings import Settings
 from models.artefact import Artefact, ArtefactError, load
 from models.engines.choice import use_fastest
 from serving import prediction_log, rollout_store
-from serving.prediction_log import Record, names_of, pack, unpack
+from serving.prediction_log import Column, Record, names_of, pack, unpack
+from serving.prediction_rows import layout
 from serving.segment_log import SegmentLog, Tail
 from serving.shadow_log import SUFFIX, ShadowRecord, progress
 
@@ -30,6 +33,14 @@ TOGETHER = 32  # requests scored with one call of the model
 NICE = 10  # added to the process' niceness: answers come first
 
 _log = logging.getLogger("clickproof.shadow")
+
+
+class _Read(NamedTuple):
+    """A request from the prediction log, and where in it the next one begins."""
+
+    record: Record
+    segment: str
+    behind: int
 
 
 class Shadows:
@@ -53,9 +64,13 @@ class Shadows:
         """Score what is new; the number of requests that were scored."""
         self._follow()
         scored = 0
-        for together in _chunks((self._decode(payload), segment, behind) for payload, segment, behind in self._tail.new()):
-            records = [one for one in together if len(unpack(one[0].logged)) == len(unpack(one[0].s))]
-            for same in _alike(records):
+        new = (_Read(self._decode(payload), segment, behind) for payload, segment, behind in self._tail.new())
+        while together := list(islice(new, TOGETHER)):
+            alike: dict[object, list[_Read]] = {}
+            for one in together:
+                if one.record.logged.shape == one.record.s.shape:  # logged while there was a shadow
+                    alike.setdefault(layout(one.record), []).append(one)
+            for same in alike.values():
                 for model in self._models.values():
                     self._score(model, same)
                 scored += len(same)
@@ -83,11 +98,11 @@ class Shadows:
                     self._bad.add(name)
                     _log.error("the shadow %s scores nothing: %s", name, error)
 
-    def _score(self, model: Artefact, requests: "Sequence[tuple[Record, str, int]]") -> None:
+    def _score(self, model: Artefact, requests: Sequence[_Read]) -> None:
         """Score requests with the same columns, and write that down."""
-        counts = [len(unpack(record.s)) for record, _, _ in requests]
+        counts = [one.record.s.shape[0] for one in requests]
         try:
-            s = model.score(columns_of([record for record, _, _ in requests]))
+            s = model.score(columns_of([one.record for one in requests]))
         except Exception:  # noqa: BLE001 - a shadow may be broken in any way; it answers nobody
             if model.hash not in self._bad:
                 self._bad.add(model.hash)
@@ -120,7 +135,7 @@ def columns_of(records: Sequence[Record]) -> Mapping[str, np.ndarray]:
     """The features of all candidates, in their order, of requests that log the same columns, one behind the other."""
     order = [np.argsort(unpack(record.logged)) for record in records]
 
-    def together(columns: "Sequence[prediction_log.Column]") -> np.ndarray:
+    def together(columns: Sequence[Column]) -> np.ndarray:
         return np.concatenate([unpack(column)[at] for column, at in zip(columns, order, strict=True)])
 
     first = records[0]
@@ -130,28 +145,6 @@ def columns_of(records: Sequence[Record]) -> Mapping[str, np.ndarray]:
         together([record.whole.values for record in records]),
         {name: together([record.others[name] for record in records]) for name in first.others},
     )
-
-
-def _chunks(found: "Iterator[tuple[Record, str, int]]") -> "Iterator[list[tuple[Record, str, int]]]":
-    chunk: list[tuple[Record, str, int]] = []
-    for one in found:
-        chunk.append(one)
-        if len(chunk) == TOGETHER:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _alike(found: "Sequence[tuple[Record, str, int]]") -> "list[list[tuple[Record, str, int]]]":
-    """The requests by the columns that they log."""
-    groups: dict[object, list[tuple[Record, str, int]]] = {}
-    for one in found:
-        record = one[0]
-        kinds = tuple((name, column.dtype, column.shape[1:]) for name, column in record.others.items())
-        names = names_of(record.numbers), names_of(record.whole)
-        groups.setdefault((names, tuple(name for name, _, _ in kinds)), []).append(one)
-    return list(groups.values())
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,12 @@ def families(every_family: "EveryFamily", tmp_path: Path) -> "EveryFamily":
     """The same, to be changed."""
     shutil.copytree(every_family.home.root, tmp_path / "families")
     return every_family._replace(home=Home(tmp_path / "families"))
+
+
+@pytest.fixture
+def hashes(every_family: "EveryFamily") -> Mapping[str, str]:
+    """Its models, by family."""
+    return every_family.hashes
 
 
 @pytest.fixture(autouse=True)

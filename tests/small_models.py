@@ -24,8 +24,9 @@ class EveryFamily(NamedTuple):
 
 
 FAMILIES = ("logistic", "xgboost", "dcnv2")
+CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}  # of a request
 
-__all__ = ["FAMILIES", "SOURCE", "SPEC", "EveryFamily", "fill", "hashes"]
+__all__ = ["CONTEXT", "FAMILIES", "SOURCE", "SPEC", "EveryFamily", "fill", "hashes"]
 
 
 def hashes(home: Home) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_models import EveryFamily
+from small_models import CONTEXT, EveryFamily
 
 from features.ids import derived_id
 from infra.clock import DAY_US, MINUTE_US, FixedClock, day_name
@@ -25,17 +25,10 @@ from serving.rollout import add_shadow
 from serving.scorer import Answer, RankRequest
 from serving.shadow import Shadows
 
-CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
-
 
 @pytest.fixture
 def home(families: EveryFamily) -> Home:
     return families.home
-
-
-@pytest.fixture
-def hashes(families: EveryFamily) -> Mapping[str, str]:
-    return families.hashes
 
 
 @pytest.fixture

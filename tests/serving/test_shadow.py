@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
-from small_models import EveryFamily
+from small_models import CONTEXT, EveryFamily
 
 from features.batch import Array
 from infra.clock import MINUTE_US, FixedClock
@@ -21,17 +21,10 @@ from serving.scorer import Answer, RankRequest
 from serving.shadow import TOGETHER, Shadows
 from serving.shadow_log import ShadowRecord, read, segments
 
-CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
-
 
 @pytest.fixture
 def home(families: EveryFamily) -> Home:
     return families.home
-
-
-@pytest.fixture
-def hashes(families: EveryFamily) -> Mapping[str, str]:
-    return families.hashes
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,8 @@ from as_a_user import MainJob
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import branch
 from infra.home import Home
 from pipelines import faults_page, figures
-from pipelines.bench import fixed_model
 from pipelines.bench.faults import GOALS, against
 from pipelines.bench.kills import account, in_lake, in_segments, kills
 from pipelines.bench.outage import IN_A_ROW, by_phase, outage, whole_again_s
@@ -27,15 +24,6 @@ from pipelines.bench.witness import Sight
 from pipelines.sources.registry import source_of
 from serving.champion import champion
 from serving.prediction_log import segments
-
-
-@pytest.fixture(scope="module")
-def work(main_job: MainJob) -> Iterator[Home]:
-    """A branch whose champion is the fixed model."""
-    made = branch.create(Home(main_job.home.root, writable=False), "bench-faults")
-    fixed_model.promote(made, source_of(main_job.settings).spec, main_job.settings)
-    yield made
-    branch.drop(made)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from fastapi.testclient import TestClient
 
 from features.catalogue import Entity
 from features.sources import AsOfSource
-from infra import branch
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import watermark_us
@@ -36,15 +34,6 @@ QUICK = serve.Plan(
     candidates=(20,), rounds=1, seconds=1, counted=3, probe_s=0.3, look_s=0.3, bodies=300, ready=4, faults=FAULTS,
     batches={"micro_batch": (1, 4), "connections": (1, 8)},
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def work(main_job: MainJob) -> Iterator[Home]:
-    """A branch whose champion is the fixed model."""
-    made = branch.create(Home(main_job.home.root, writable=False), "bench-test")
-    fixed_model.promote(made, source_of(main_job.settings).spec, main_job.settings)
-    yield made
-    branch.drop(made)
 
 
 @pytest.fixture(scope="module")
