@@ -95,23 +95,15 @@ class Follower:
     def renew(self) -> Service | None:
         """The service after a change of the document; None where there was none, or where the one before has to go on.
 
-        Raises OSError where the document can't be read, RolloutError where it makes no sense; the next call tries again."""
+        Raises what reading the document or trying its models raises: OSError, RolloutError, a store's errors.  The next call
+        tries again."""
         stamp = rollout_store.stamp(self._home)
         if stamp == self._stamp or self._now is None or self.rollout is None:
             return None
         rollout = rollout_store.read(self._home)
+        found = None if rollout == self.rollout else self._changed(rollout, self.rollout.champion, self._now.scorer)
         self._stamp = stamp
-        if rollout == self.rollout:
-            return None
-        scorer = self._now.scorer
-        if rollout.champion not in self._models:
-            refusal = self._tried(
-                rollout.champion, self._probe(self._models[self.rollout.champion].artefact, scorer.source), scorer.source
-            )
-            if refusal is not None:
-                self.refusals = (refusal,)
-                return None
-        return self._serving(scorer, *self._admitted(rollout, self._models[rollout.champion].artefact, scorer.source))
+        return found
 
     @property
     def answering(self) -> list[tuple[str, str, str]]:
@@ -125,6 +117,15 @@ class Follower:
             return NOT_YET
         champion = self._models[self.rollout.champion].artefact
         return examine(self._home.artefacts, name, self._probe(champion, self._now.scorer.source)).reasons
+
+    def _changed(self, rollout: Rollout, before: str, scorer: Scorer) -> Service | None:
+        """The service of another document; None where its champion is refused, and the one before goes on."""
+        if rollout.champion not in self._models:
+            refusal = self._tried(rollout.champion, self._probe(self._models[before].artefact, scorer.source), scorer.source)
+            if refusal is not None:
+                self.refusals = (refusal,)
+                return None
+        return self._serving(scorer, *self._admitted(rollout, self._models[rollout.champion].artefact, scorer.source))
 
     def _serving(self, scorer: Scorer, served: Rollout, refusals: tuple[Refusal, ...]) -> Service:
         """A scorer with all models of the document in their places."""

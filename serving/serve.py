@@ -81,10 +81,10 @@ def _answer(home: Home, settings: Settings, started_ns: int, metrics: ServingMet
     servers: list[uvicorn.Server] = []
 
     def held(ready: bool) -> bool:
-        return place is not None and not place.opens and not (ready and place.opened.is_set()) and not servers[0].should_exit
+        return place is not None and place.held(ready) and not servers[0].should_exit
 
     sys.setswitchinterval(GIVE_WAY_S)
-    app = home_app(home, settings, started_ns, metrics, place.opened.set if place else None, held)
+    app = home_app(home, settings, started_ns, metrics, place.ready if place else None, held)
     room = WaitingRoom(app.state.rank)
     if settings.grpc_port:
         from serving.grpc_door import add_grpc  # gRPC's own library is loaded where somebody wants it

@@ -34,16 +34,24 @@ def listening(host: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One worker's place among the others."""
+    """One worker's place among the others.
+
+    The first one listens while it loads, to say so, the first time.  Every other one listens only when it can answer and the
+    first one can too: nobody whom others could serve is told to wait."""
 
     number: int
     opened: Event  # set once worker 0 can answer
 
-    @property
-    def opens(self) -> bool:
-        """Whether this worker listens while it loads, to say so: the first one, the first time.  Every other one listens only
-        when it can answer, so that nobody whom others could serve is told to wait."""
-        return self.number == 0 and not self.opened.is_set()
+    def held(self, ready: bool) -> bool:
+        """Whether this worker does not listen yet; `ready` is whether it can answer."""
+        if self.opened.is_set():
+            return not ready
+        return self.number != 0
+
+    def ready(self) -> None:
+        """It can answer now; may be said again."""
+        if self.number == 0:
+            self.opened.set()
 
 
 def supervise(count: int, work: Callable[[Place], None]) -> None:

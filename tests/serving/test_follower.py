@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from small_models import EveryFamily
+from small_models import CONTEXT, EveryFamily
 
 from infra.clock import MINUTE_US, FixedClock
 from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
 from models.artefact import load
-from serving import rollout_store
+from serving import rollout_audit, rollout_store
 from serving.follower import Follower
 from serving.logged_features import logged_rows
 from serving.prediction_log import read, segments
@@ -38,17 +38,10 @@ from serving.rollout import (
 )
 from serving.scorer import RankRequest
 
-CONTEXT = {"device": "mobile", "placement": "feed_top", "page_topic": 3}
-
 
 @pytest.fixture
 def home(families: EveryFamily) -> Home:
     return families.home
-
-
-@pytest.fixture
-def hashes(families: EveryFamily) -> Mapping[str, str]:
-    return families.hashes
 
 
 @pytest.fixture
@@ -156,6 +149,21 @@ def test_a_rollback_finds_its_model_loaded_also_after_a_start(
     for one in (follower, again):
         assert renewed(one).description.model == hashes["logistic"]
     started.scorer.close()
+
+
+def test_a_change_that_could_not_be_followed_is_tried_again(
+    home: Home, follower: Follower, first: Service, hashes: Mapping[str, str]
+) -> None:
+    changed(home, lambda now: promote(now, hashes["xgboost"]))
+    history = rollout_audit.path(home)
+    aside = history.rename(history.with_suffix(".aside"))
+    history.mkdir()
+    for _ in range(2):
+        with pytest.raises(IsADirectoryError):
+            follower.renew()
+    history.rmdir()
+    aside.rename(history)
+    assert renewed(follower).description.model == hashes["xgboost"]
 
 
 @pytest.mark.parametrize("stage", ["canary", "arm", "champion"])

@@ -1,5 +1,6 @@
 """Several workers: one port, a dead one is started again, one stop for all, and counters that add up."""
 
+import multiprocessing as mp
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from ports import free_port
 from infra.home import Home
 from serving.counts import Counts
 from serving.metrics_share import SharedMetrics, forget
+from serving.workers import Place
 
 PROGRAM = """
 import os, signal, sys, time
@@ -80,6 +82,19 @@ def test_a_worker_that_dies_is_started_again_and_all_stop_together(tmp_path: Pat
         said = process.communicate(timeout=PATIENCE_S)[1].decode()
     assert process.returncode == 0, said
     assert {path.name for path in tmp_path.glob("stopped-*")} == {f"stopped-{pid}" for pid in now}
+
+
+def test_only_the_first_worker_is_heard_while_it_loads_and_the_others_when_all_that_listen_can_answer() -> None:
+    opened = mp.get_context("spawn").Event()
+    first, second = Place(0, opened), Place(1, opened)
+    assert (first.held(ready=False), second.held(ready=False)) == (False, True)
+    second.ready()
+    assert second.held(ready=True), "the first one listens and can't answer yet"
+    first.ready()
+    assert not second.held(ready=True)
+    assert second.held(ready=False), "started again, it would tell who others could serve to wait"
+    assert first.held(ready=False)
+    assert not first.held(ready=True)
 
 
 def test_workers_counts_add_up_and_survive_a_restart(tmp_path: Path) -> None:
