@@ -5,7 +5,8 @@ requests for one path to itself, from the parser's callbacks to the transport; a
 that isn't answered yet, take uvicorn's usual way to the application, whose own route gives the same bytes.
 
 A request waits in a `WaitingRoom`: bounded in number and in time, so that under overload the excess is refused at once, with
-Retry-After, at a fraction of the cost of an answer.
+Retry-After.  Three times what a server can answer is two refusals for each answer, so they must cost next to nothing: while the
+room is full, a request that came as a whole is not even taken apart (`serving.whole`).
 """
 
 import asyncio
@@ -19,11 +20,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.connections import Connection
 from serving.rank_handler import REST, RankHandler, Reply, Wanted, Wire, body_problem, problem, too_long
+from serving.whole import is_whole
 
 PATH = b"/v1/rank"
 DRAIN_S = 0.25
 LOOKS = 5  # turns of the loop in which gRPC has handed over its next call, if there is one
 AT_ONCE = 16  # calls taken between two answers: more, and refusing would leave no time for answering
+STEP = 1.05  # by which an estimate follows what is seen
+SPARE = 0.75  # of the time that somebody may wait, how much is given to those before
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -77,9 +81,34 @@ class Door(Protocol):
         ...
 
 
+class Pace:
+    """How long one answer takes while others wait: the median of what was seen, followed in steps of a twentieth up or down
+    (Robbins and Monro 1951), so that one pause of the machine says little."""
+
+    def __init__(self) -> None:
+        self.each_ns = 0.0  # 0: nobody has waited yet
+        self._since = self._count = 0
+
+    def began(self, now: int) -> None:
+        """The next answers are begun."""
+        if self._count:
+            seen = (now - self._since) / self._count
+            step = STEP if seen > self.each_ns else 1 / STEP
+            self.each_ns = self.each_ns * step if self.each_ns else seen
+        self._since, self._count = now, 0
+
+    def ended(self, count: int) -> None:
+        """So many were given, and others wait."""
+        self._count = count
+
+
 class WaitingRoom:
     """Requests of all doors in order of arrival.  Between two answers the loop looks at the sockets, so that what arrives
-    meanwhile is seen, and refused where the room is full or the wait has become longer than anybody would wait."""
+    meanwhile is seen, and refused where the room is full.
+
+    It is full where `max_waiting` wait, or as many as are answered in the time that somebody may wait: who would be answered
+    too late is told so at once instead of then.  Whoever waits for too long all the same, since the machine paused, is refused
+    when it is their turn."""
 
     def __init__(self, handler: RankHandler) -> None:
         self.handler = handler
@@ -89,9 +118,20 @@ class WaitingRoom:
         self._waiting: deque[tuple[Door, Waiting]] = deque()
         self._reading = 0  # requests that wait for a remote store
         self._read: deque[tuple[Door, Waiting, Wanted]] = deque()  # those that no longer do
+        self._pace = Pace()
         self._called = False
         self._looks = self._taken = 0  # looks still to be had before the next answer; requests that the ones before showed
-        self._full = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)._replace(shed=True)
+        self._refusal = problem(503, None, "too many requests are waiting; try again shortly", retry_after_s=1)._replace(
+            shed=True
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether who enters is refused."""
+        waiting = len(self._waiting) + self._reading
+        if waiting >= self._most:
+            return True
+        return waiting >= self._together and waiting * self._pace.each_ns > SPARE * self._patience_ns
 
     def enter(self, door: Door, turn: Waiting, one_by_one: bool = False) -> None:
         """A request is whole.  To be called in the event loop, which is the same for all doors.
@@ -100,8 +140,8 @@ class WaitingRoom:
         they wait here, where waiting is bounded."""
         if one_by_one:
             self._looks, self._taken = LOOKS, self._taken + 1
-        if len(self._waiting) + self._reading >= self._most:
-            self._refuse(door, turn, "full")
+        if self.full:
+            door.reply(turn, self.refusal("full", door.wire))
             return
         self._waiting.append((door, turn))
         self._call()
@@ -121,6 +161,7 @@ class WaitingRoom:
             return
         self._looks = self._taken = 0
         now = perf_counter_ns()
+        self._pace.began(now)
         batch: list[tuple[Door, Waiting, Wanted]] = []
         while (self._read or self._waiting) and len(batch) < self._together:
             found = self._next(now)
@@ -136,6 +177,7 @@ class WaitingRoom:
                 door.reply(turn, reply)
         self._called = False
         if self._read or self._waiting:
+            self._pace.ended(len(batch))
             self._call()
 
     def _next(self, now: int) -> tuple[Door, Waiting, Wanted] | None:
@@ -148,7 +190,7 @@ class WaitingRoom:
         if turn.disconnected:
             return None
         if now - turn.started_ns > self._patience_ns and self._waiting:  # late, and others wait behind it
-            self._refuse(door, turn, "late")
+            door.reply(turn, self.refusal("late", door.wire))
             return None
         found = self.handler.read(b"".join(turn.body), door.wire)
         if isinstance(found, Reply):
@@ -165,9 +207,10 @@ class WaitingRoom:
         self._read.append((door, turn, wanted))
         self._call()
 
-    def _refuse(self, door: Door, turn: Waiting, why: str) -> None:
+    def refusal(self, why: str, wire: Wire) -> Reply:
+        """What somebody gets who is refused, "full" or "late"; it is counted."""
         self.handler.metrics.shed(why)
-        door.reply(turn, self.handler.refused(self._full, door.wire))
+        return self.handler.refused(self._refusal, wire)
 
 
 class FrontDoor(Connection):
@@ -177,6 +220,30 @@ class FrontDoor(Connection):
     wire = REST
     _turn: Turn | None = None
     _draining = False
+    _shed_at = 0.0  # the loop's time when a request was last refused unread
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self.room.full and self._between_requests and is_whole(data):
+            self._shed_at = self.loop.time()
+            self.transport.write(self._bytes(self.room.refusal("full", REST), keep_alive=True))
+        else:
+            super().data_received(data)
+
+    @property
+    def _between_requests(self) -> bool:
+        """Whether what comes now is a request's first byte, on a connection that is kept and waits for nothing."""
+        before: Any = self.cycle
+        idle = self._arriving is None and before is not None and before.response_complete
+        return idle and not self._draining and not self.transport.is_closing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """See uvicorn: the connection is closed where nothing has come for so long, refused or not."""
+        rest = self._shed_at + self.timeout_keep_alive - self.loop.time()
+        if rest <= 0:
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(rest, self.timeout_keep_alive_handler)
 
     def shutdown(self) -> None:
         """The server stops: an idle connection stays open for a moment more, since a request may be on its way."""
@@ -240,21 +307,25 @@ class FrontDoor(Connection):
         """Send a reply and be ready for what comes next on the connection."""
         if turn.disconnected or self.transport.is_closing():
             return
+        self.transport.write(self._bytes(reply, turn.keep_alive))
+        turn.response_started = turn.response_complete = True
+        if not turn.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _bytes(self, reply: Reply, keep_alive: bool) -> bytes:
+        """A reply as HTTP has it."""
         head = [STATUS_LINE[reply.status], b"content-type: application/json\r\n"]
         if reply.retry_after_s is not None:
             head.append(b"retry-after: %d\r\n" % reply.retry_after_s)
         for name, value in self.server_state.default_headers:
             head.append(b"%s: %s\r\n" % (name, value))
-        if not turn.keep_alive:
+        if not keep_alive:
             head.append(b"connection: close\r\n")
         content = reply.json
         head.append(b"content-length: %d\r\n\r\n" % len(content))
         head.append(content)
-        self.transport.write(b"".join(head))
-        turn.response_started = turn.response_complete = True
-        if not turn.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+        return b"".join(head)
 
 
 def front_door(handler: RankHandler, room: WaitingRoom | None = None) -> type[FrontDoor]:

@@ -5,24 +5,19 @@ import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import httpx
 import pytest
 from front_door_server import client_of, running
 from patience import PATIENCE_S, until
-from small_world import NOW_US, DictSource, TinyArtefact
+from slow_models import PausingArtefact, SlowArtefact, slow
+from small_world import DictSource
 from test_app import BODY, service
 
-from infra.clock import FixedClock
 from infra.settings import Settings
 from serving.app import create_app
-from serving.assignment import Assignment
-from serving.front_door import WaitingRoom
-from serving.policy import GreedyPolicy
-from serving.prediction_log import PredictionLog, read, segments
-from serving.rank_handler import Service
-from serving.scorer import Scorer
+from serving.front_door import Pace, WaitingRoom
+from serving.prediction_log import read, segments
 
 
 def message(body: bytes, *headers: str, path: str = "/v1/rank", version: str = "1.1") -> bytes:
@@ -122,15 +117,6 @@ def test_a_client_that_leaves_harms_nobody(port):
         assert json.loads(answers(link, 1)[0][1])["request_id"] == 9
 
 
-@dataclass(frozen=True)
-class SlowArtefact(TinyArtefact):
-    seconds: float = 0.02
-
-    def score(self, columns):
-        time.sleep(self.seconds)
-        return super().score(columns)
-
-
 class Poisoned(DictSource):
     def fetch(self, requests):
         if (requests.user_id == 13).any():
@@ -138,22 +124,16 @@ class Poisoned(DictSource):
         return super().fetch(requests)
 
 
-def slow(home) -> Service:
-    scorer = Scorer(DictSource(), SlowArtefact(), GreedyPolicy(), Assignment("s"), PredictionLog(home), FixedClock(NOW_US))
-    made = service(home)
-    made.scorer.close()
-    return Service(scorer, made.context, made.description)
-
-
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("artefact", "settings", "why"),
     [
-        (Settings(micro_batch=1, max_waiting=3, max_wait_ms=60_000), "full"),
-        (Settings(micro_batch=1, max_waiting=1000, max_wait_ms=100), "late"),
+        (SlowArtefact(), Settings(micro_batch=1, max_waiting=3, max_wait_ms=60_000), "full"),
+        (SlowArtefact(), Settings(micro_batch=1, max_waiting=1000, max_wait_ms=100), "full"),  # 5 can be answered in time
+        (PausingArtefact(), Settings(micro_batch=1, max_waiting=1000, max_wait_ms=250), "late"),
     ],
 )
-def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, settings, why):
-    app = create_app(lambda: slow(home), settings)
+def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, artefact, settings, why):
+    app = create_app(lambda: slow(home, artefact), settings)
     with client_of(app) as client, ThreadPoolExecutor(16) as pool:
         while client.get("/readyz").status_code != 200:
             time.sleep(0.01)
@@ -169,8 +149,100 @@ def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_an
     assert {answer.json()["request_id"] for answer in found if answer.status_code == 200} <= logged
 
 
+KEPT_S = 5.0  # uvicorn keeps a connection for so long on which nothing comes
+
+
+class Shut(WaitingRoom):
+    """Full for as long as the test says so."""
+
+    shut = False
+
+    @property
+    def full(self) -> bool:
+        return self.shut
+
+
+@pytest.fixture
+def shut(home):
+    """(port, room) of a server that has a model."""
+    app = create_app(lambda: service(home), Settings())
+    room = Shut(app.state.rank)
+    with running(app, room) as port:
+        until(lambda: app.state.rank.state.service is not None)
+        yield port, room
+
+
+def test_who_is_refused_keeps_the_connection_and_its_order(shut):
+    port, room = shut
+    one = message(asked(1))
+    with socket.create_connection(("127.0.0.1", port)) as link:
+
+        def said(count: int = 1) -> list[int]:
+            return [int(head[9:12]) for head, _ in answers(link, count)]
+
+        room.shut = True
+        for _ in range(2):  # the first one of a connection, and one more
+            link.sendall(one)
+            assert said() == [503]
+        link.sendall(one + one)
+        assert said(2) == [503, 503]
+        for part in (one[:70], one[70:-5], one[-5:]):
+            link.sendall(part)
+            time.sleep(0.02)
+        assert said() == [503]
+        room.shut = False
+        link.sendall(one[:100])
+        time.sleep(0.02)
+        room.shut = True
+        link.sendall(one[100:])
+        assert said() == [503]
+        room.shut = False
+        link.sendall(one + one)
+        assert said(2) == [200, 200]
+        room.shut = True
+        link.sendall(message(asked(1), "Connection: close"))
+        ((head, body),) = answers(link, 1)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in head
+        assert json.loads(body)["error"]["message"].startswith("too many")
+        assert link.recv(10) == b""
+
+
+def test_a_connection_on_which_all_is_refused_counts_as_used(shut):
+    port, room = shut
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        link.sendall(message(asked(1)))
+        assert answers(link, 1)[0][0].startswith(b"HTTP/1.1 200 ")
+        room.shut = True
+        began = time.monotonic()
+        while time.monotonic() - began < KEPT_S + 1.0:
+            time.sleep(0.2)
+            link.sendall(message(asked(1)))
+            assert answers(link, 1)[0][0].startswith(b"HTTP/1.1 503 ")
+        link.settimeout(PATIENCE_S)
+        assert link.recv(10) == b""  # in the end it is closed, like any idle one
+
+
+def test_the_pace_follows_what_is_seen_and_one_pause_says_little():
+    pace, now = Pace(), 0
+    for took in [8_000] * 3 + [8_000_000] + [8_000] * 3:
+        pace.began(now)
+        pace.ended(8)
+        now += took
+    assert 900 < pace.each_ns < 1100
+    pace.began(now)  # nobody waits behind this one: how long it is until the next is no matter of pace
+    before = pace.each_ns
+    pace.began(now + 10**9)
+    assert pace.each_ns == before
+    for _ in range(100):
+        pace.began(now)
+        pace.ended(8)
+        now += 40_000
+    assert pace.each_ns == pytest.approx(5_000, rel=0.1)
+
+
 def test_requests_that_wait_together_are_scored_together(home):
-    app = create_app(lambda: slow(home), Settings(micro_batch=8, max_wait_ms=60_000))
+    app = create_app(lambda: slow(home, SlowArtefact()), Settings(micro_batch=8, max_wait_ms=60_000))
     calls: list[int] = []
     with client_of(app) as client, ThreadPoolExecutor(8) as pool:
         while client.get("/readyz").status_code != 200:
@@ -190,7 +262,7 @@ def test_requests_that_wait_together_are_scored_together(home):
 def test_stopping_answers_those_who_wait(home, monkeypatch):
     came, enter = [], WaitingRoom.enter
     monkeypatch.setattr(WaitingRoom, "enter", lambda room, door, turn: (came.append(turn), enter(room, door, turn)))
-    app = create_app(lambda: slow(home), Settings(max_wait_ms=60_000))
+    app = create_app(lambda: slow(home, SlowArtefact()), Settings(max_wait_ms=60_000))
     with ThreadPoolExecutor(8) as pool, httpx.Client(timeout=PATIENCE_S) as client:
         with running(app) as port:
             url = f"http://127.0.0.1:{port}"

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -22,21 +21,17 @@ from hypothesis import strategies as st
 from patience import PATIENCE_S
 from ports import free_port
 from real_server import serving
-from small_world import NOW_US, DictSource, TinyArtefact
+from slow_models import PausingArtefact, SlowArtefact, slow
 from test_app import service
 
-from infra.clock import FixedClock
 from infra.errors import ExplainedError
 from infra.home import Home
 from infra.logs import JsonLines
 from infra.settings import Settings
 from serving import clickproof_pb2 as pb
-from serving.assignment import Assignment
 from serving.front_door import WaitingRoom
-from serving.policy import GreedyPolicy
-from serving.prediction_log import PredictionLog, read, segments
+from serving.prediction_log import read, segments
 from serving.rank_handler import Service
-from serving.scorer import Scorer
 from serving.serve import serve
 
 Code = grpc.StatusCode
@@ -278,41 +273,20 @@ def test_before_a_model_is_loaded_calls_and_health_say_so(home):
 # -- too much, too late, the end ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SlowArtefact(TinyArtefact):
-    """Scores when its gate is opened, or after so many seconds."""
-
-    seconds: float = 0.02
-    began: threading.Event = field(default_factory=threading.Event)
-    gate: threading.Event = field(default_factory=threading.Event)
-
-    def score(self, columns):
-        self.began.set()
-        self.gate.wait(self.seconds)
-        return super().score(columns)
-
-
-def slow(home: Home, artefact: SlowArtefact) -> Service:
-    made = service(home)
-    made.scorer.close()
-    scorer = Scorer(DictSource(), artefact, GreedyPolicy(), Assignment("s"), PredictionLog(home), FixedClock(NOW_US))
-    return Service(scorer, made.context, made.description)
-
-
 def outcome(call: grpc.Call) -> tuple[Code, bool]:
     """A finished call's status, and whether it says when to come again."""
     return call.code(), PUSHBACK in (call.trailing_metadata() or ())
 
 
 @pytest.mark.parametrize(
-    ("chosen", "why"),
+    ("artefact", "chosen", "why"),
     [
-        ({"micro_batch": 1, "max_waiting": 24, "max_wait_ms": 60_000}, "full"),
-        ({"micro_batch": 1, "max_waiting": 1000, "max_wait_ms": 50}, "late"),
+        (SlowArtefact(), {"micro_batch": 1, "max_waiting": 24, "max_wait_ms": 60_000}, "full"),
+        (PausingArtefact(), {"micro_batch": 1, "max_waiting": 1000, "max_wait_ms": 250}, "late"),
     ],
 )
-def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, chosen, why):
-    with both_doors(lambda: slow(home, SlowArtefact()), **chosen) as doors, ThreadPoolExecutor(8) as pool:
+def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, artefact, chosen, why):
+    with both_doors(lambda: slow(home, artefact), **chosen) as doors, ThreadPoolExecutor(8) as pool:
         ready(doors)
         calls = [doors.grpc.rank.future(message(i)) for i in range(48)]
         rest = list(pool.map(lambda i: doors.rest.post("/v1/rank", json={"candidates": [i], "slots": 1}), range(24)))
