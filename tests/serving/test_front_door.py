@@ -129,7 +129,7 @@ class Poisoned(DictSource):
     [
         (SlowArtefact(), Settings(micro_batch=1, max_waiting=3, max_wait_ms=60_000), "full"),
         (SlowArtefact(), Settings(micro_batch=1, max_waiting=1000, max_wait_ms=100), "full"),  # 5 can be answered in time
-        (PausingArtefact(), Settings(micro_batch=1, max_waiting=1000, max_wait_ms=250), "late"),
+        (PausingArtefact(), Settings(micro_batch=1, max_waiting=1000, max_wait_ms=500), "late"),
     ],
 )
 def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, artefact, settings, why):

@@ -282,7 +282,7 @@ def outcome(call: grpc.Call) -> tuple[Code, bool]:
     ("artefact", "chosen", "why"),
     [
         (SlowArtefact(), {"micro_batch": 1, "max_waiting": 24, "max_wait_ms": 60_000}, "full"),
-        (PausingArtefact(), {"micro_batch": 1, "max_waiting": 1000, "max_wait_ms": 250}, "late"),
+        (PausingArtefact(), {"micro_batch": 1, "max_waiting": 1000, "max_wait_ms": 500}, "late"),
     ],
 )
 def test_what_is_too_much_is_refused_with_a_time_to_ask_again_and_the_rest_is_answered(home, artefact, chosen, why):
