@@ -26,6 +26,7 @@ class Gauges(msgspec.Struct):
     models: tuple[Model, ...] = ()  # that answer, the champion first
     rollout: int = 0  # number of the rollout document that it goes by; 0: there is none yet
     refused: int = 0  # models of the document that may not answer
+    shadows_behind_s: float = 0.0  # since the scorer of shadows last had everything; 0: there are none
     sent_back: int = 0  # canaries that were ended without anybody asking, as the audit log says
     ages_s: dict[str, float] = {}  # by view
     max_ages_s: dict[str, float] = {}

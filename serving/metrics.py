@@ -42,6 +42,7 @@ class ServingMetrics(Collector):
         self._champion: Model | None = None
         self._others_held: tuple[Model, ...] = ()
         self._rollout = self._refused = self._sent_back = 0
+        self._shadows_behind_s: Callable[[], float] = float
         self._clock: Clock | None = None
         self._reading = threading.Lock()  # of what is read elsewhere: here it is, with what was read there before
         self._sources: dict[OnlineSource, Counter[str]] = {}
@@ -55,9 +56,17 @@ class ServingMetrics(Collector):
         for each in arms.items():
             self.counts.answers.setdefault(each, Answers())
 
-    def rollout(self, number: int, others: Sequence[Model] = (), refused: int = 0, sent_back: int = 0) -> None:
+    def rollout(
+        self,
+        number: int,
+        others: Sequence[Model] = (),
+        refused: int = 0,
+        sent_back: int = 0,
+        shadows_behind_s: Callable[[], float] = float,
+    ) -> None:
         """The rollout document that is gone by now, the models beside its champion that answer, how many of its models may not,
-        and how many canaries of this home were sent back so far."""
+        how many canaries of this home were sent back so far, and how late its shadows are."""
+        self._shadows_behind_s = shadows_behind_s
         self._rollout, self._others_held, self._refused, self._sent_back = number, tuple(others), refused, sent_back
 
     def watch(self, sources: Iterable[OnlineSource], clock: Clock) -> None:
@@ -90,6 +99,7 @@ class ServingMetrics(Collector):
             rollout=self._rollout,
             refused=self._refused,
             sent_back=self._sent_back,
+            shadows_behind_s=self._shadows_behind_s(),
             unsynced_s={name: log.unsynced_s() for name, log in logs.items()},
             disk_free_bytes=disk_free_bytes(logs["predictions"].path.parent) if "predictions" in logs else None,
             process=process(),

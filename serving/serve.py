@@ -18,7 +18,7 @@ from infra.home import Home
 from infra.lake import watermark_us
 from infra.redaction import guard
 from infra.settings import Settings, use
-from serving import rollout_store
+from serving import rollout_store, shadow_log
 from serving.app import create_app
 from serving.companions import Companion, Companions
 from serving.connections import within_limits
@@ -140,7 +140,9 @@ def _tell(home: Home, follower: Follower, metrics: ServingMetrics) -> None:
     """What metrics say of the rollout."""
     if follower.rollout is not None:
         ended = sent_back(rollout_store.history(home))
-        metrics.rollout(follower.rollout.number, follower.answering, len(follower.refusals), ended)
+        rollout = follower.rollout
+        behind_s = partial(shadow_log.behind_s, home, time.time()) if rollout.shadows else float
+        metrics.rollout(rollout.number, follower.answering, len(follower.refusals), ended, behind_s)
 
 
 def _check_ports(settings: Settings) -> None:

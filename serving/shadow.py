@@ -26,7 +26,7 @@ from serving import prediction_log, rollout_store
 from serving.prediction_log import Column, Record, names_of, pack, unpack
 from serving.prediction_rows import layout
 from serving.segment_log import SegmentLog, Tail
-from serving.shadow_log import SUFFIX, ShadowRecord, progress
+from serving.shadow_log import SUFFIX, ShadowRecord, caught_up, progress
 
 LOOK_S = 0.2
 TOGETHER = 32  # requests scored with one call of the model
@@ -74,12 +74,8 @@ class Shadows:
                 for model in self._models.values():
                     self._score(model, same)
                 scored += len(same)
+        caught_up(self._home)
         return scored
-
-    @property
-    def waiting_bytes(self) -> int:
-        """How far it is behind."""
-        return self._tail.waiting_bytes
 
     def _follow(self) -> None:
         stamp = rollout_store.stamp(self._home)

@@ -4,6 +4,7 @@
 prediction log, so that a shadow scorer that is started again goes on behind the last one that it wrote.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,26 @@ def read(segment: Path, offset: int = 0) -> Iterator[tuple[ShadowRecord, int]]:
     decoder = msgspec.msgpack.Decoder(ShadowRecord)
     for payload, behind in segment_log.payloads(segment, offset):
         yield decoder.decode(payload), behind
+
+
+def caught_up(home: Home) -> None:
+    """Write down that everything was scored that is in the prediction log by now."""
+    home.writing(_mark(home)).touch()
+
+
+def behind_s(home: Home, shadowed_since: float) -> float:
+    """How long ago that was last so, seconds; where it never was, since there are shadows (seconds since the epoch).
+
+    It grows while the scorer is slower than requests come, and while it doesn't run."""
+    try:
+        last = max(shadowed_since, _mark(home).stat().st_mtime)
+    except FileNotFoundError:
+        last = shadowed_since
+    return max(0.0, time.time() - last)
+
+
+def _mark(home: Home) -> Path:
+    return home.shadows / "caught-up"
 
 
 def progress(home: Home) -> dict[str, int]:

@@ -165,6 +165,7 @@ def test_gauges_of_several_workers_are_the_worst_of_theirs() -> None:
         rollout=7,
         refused=1,
         sent_back=2,
+        shadows_behind_s=40.0,
         ages_s={"v": 90.0},
         unsynced_s={"events": 3.0},
     )
@@ -180,6 +181,7 @@ def test_gauges_of_several_workers_are_the_worst_of_theirs() -> None:
     assert found['clickproof_rollout_number{worker="1"}'] == 7
     assert found["clickproof_models_refused"] == 1
     assert found["clickproof_canary_rollbacks_total"] == 2
+    assert found["clickproof_shadows_behind_seconds"] == 40
     assert found['clickproof_feature_age_seconds{view="v"}'] == 90
     assert found['clickproof_log_unsynced_seconds{log="events"}'] == 3
     assert found['process_open_fds{worker="0"}'] > 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections import Counter
@@ -183,6 +184,8 @@ def test_a_shadow_scores_beside_the_server_and_ends_with_it(server: RealServer, 
         return any(path.stat().st_size for path in shadow_segments(home))
 
     until(scored)
+    said = httpx.get(f"{server.url}/metrics").text
+    assert 0 < float(re.search(r"^clickproof_shadows_behind_seconds (\S+)$", said, re.MULTILINE)[1]) < PATIENCE_S
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     server.stop()
     until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children))

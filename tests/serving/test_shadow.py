@@ -1,5 +1,7 @@
 """Shadows score what was answered, from what was logged, and go on where they were."""
 
+import os
+import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -19,7 +21,7 @@ from serving.rank_handler import Service
 from serving.rollout import add_shadow, drop_shadow
 from serving.scorer import Answer, RankRequest
 from serving.shadow import TOGETHER, Shadows
-from serving.shadow_log import ShadowRecord, read, segments
+from serving.shadow_log import ShadowRecord, behind_s, read, segments
 
 
 @pytest.fixture
@@ -53,7 +55,6 @@ def test_every_candidate_of_every_request_is_scored_as_the_model_would(
     shadows = Shadows(home, Settings())
     answers = ask(service, range(TOGETHER + 5)) + ask(service, range(3), n=150)
     assert shadows.look() == len(answers)
-    assert shadows.waiting_bytes == 0
     shadows.close()
     found = scores(home)
     assert len(found) == 2 * len(answers)
@@ -78,6 +79,18 @@ def test_one_that_is_started_again_goes_on_where_it_was(home: Home, service: Ser
     assert second.look() == 7
     second.close()
     assert {request for request, _ in scores(home)} == {answer.request_id for answer in answers}
+
+
+def test_how_late_shadows_are_counts_from_when_they_had_everything(home: Home, service: Service) -> None:
+    shadows, began = Shadows(home, Settings()), time.time()
+    assert behind_s(home, began - 4000) >= 4000  # nothing was ever scored
+    ask(service, range(3))
+    shadows.look()
+    assert behind_s(home, began - 4000) < 1000
+    os.utime(home.shadows / "caught-up", (began - 3000, began - 3000))
+    assert 3000 <= behind_s(home, began - 4000) < 4000
+    assert behind_s(home, began) < 1000  # there are shadows only since now
+    shadows.close()
 
 
 def test_a_shadow_that_was_dropped_or_is_damaged_scores_no_more_and_the_other_goes_on(
