@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_wait_ms: float = Field(
         100.0,
         gt=0,
-        description="A request that has waited longer while others wait behind it gets 503: its caller has given up.",
+        description="Longest wait for an answer; who could not be answered sooner gets 503 at once, since callers give up.",
     )
     write_token: Token = Field(
         _NOTHING,

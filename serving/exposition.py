@@ -105,7 +105,7 @@ FAMILIES = (
     Family("clickproof_stage_seconds", "histogram", ("stage",), "Time of such a request by stage.",
            lambda seen: seen.counts.stages),
     Family("clickproof_shed_total", "counter", ("why",),
-           "Requests refused under overload: too many were waiting (full), or it for too long (late).",
+           "Requests refused under overload: too many waited to be answered in time (full), or it had for too long (late).",
            lambda seen: seen.counts.shed),
     Family("clickproof_answers_total", "counter", ("arm", "model"), "Slates by experiment arm and model version.",
            _answers(lambda found: found.slates)),
