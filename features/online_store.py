@@ -14,6 +14,7 @@ from features.catalogue import View, view
 from features.online_guard import Written
 from features.online_values import Encoded, Mark, encode
 from features.snapshots import times_us
+from infra.errors import ExplainedError
 from infra.home import Home
 from infra.redaction import redacted
 from infra.settings import settings
@@ -56,7 +57,7 @@ def open_store(home: Home, url: str | None = None) -> OnlineStore:
 
         return RedisStore(url, home.writable)
     if url:
-        raise ValueError(
+        raise ExplainedError(
             f"unknown online store {redacted(url)!r}: give redis://HOST:PORT, or nothing for the SQLite file in the home"
         )
     from features.online_sqlite import SqliteStore

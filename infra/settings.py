@@ -54,15 +54,19 @@ class Settings(BaseSettings):
     prefect_url: SecretStr = Field(
         _NOTHING, description="API of a running Prefect server; empty starts an ephemeral one in the process."
     )
-    attribution_hours: float = Field(24.0, description="A click counts for an impression when it comes within this many hours.")
+    attribution_hours: float = Field(
+        24.0, gt=0, description="A click counts for an impression when it comes within this many hours."
+    )
     host: str = Field("127.0.0.1", description="Address that the endpoint binds to.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the endpoint binds to.")
     grpc_port: int = Field(0, ge=0, le=65535, description="Port of the gRPC door beside it; 0: none.")
     workers: int = Field(1, ge=1, le=256, description="Processes that answer requests on the port.")
     threads: int = Field(1, ge=1, description="Threads a scorer may use; one a worker process is fastest on shared cores.")
-    epsilon: float = Field(0.05, description="Share of requests answered in random order, so that propensities are never zero.")
-    max_candidates: int = Field(1000, description="Most candidate ads in one request; more is answered with 422.")
-    max_body_bytes: int = Field(262_144, description="Largest request body in bytes; larger is answered with 413.")
+    epsilon: float = Field(
+        0.05, ge=0, le=1, description="Share of requests answered in random order, so that propensities are never zero."
+    )
+    max_candidates: int = Field(1000, ge=1, description="Most candidate ads in one request; more is answered with 422.")
+    max_body_bytes: int = Field(262_144, ge=64, description="Largest request body in bytes; larger is answered with 413.")
     micro_batch: int = Field(
         8,
         ge=1,
@@ -77,11 +81,12 @@ class Settings(BaseSettings):
     )
     write_token: Token = Field(
         _NOTHING,
-        description="Token that POST /v1/events needs, as `Authorization: Bearer TOKEN`; empty: only this machine may write.",
+        description="Token of POST /v1/events (16 characters at least), as `Authorization: Bearer TOKEN`; "
+        "empty: only this machine may write.",
     )
     rollout_token: Token = Field(
         _NOTHING,
-        description="Token that /v1/rollout needs, as `Authorization: Bearer TOKEN`; empty: it takes no requests.",
+        description="Token of /v1/rollout (16 characters at least), as `Authorization: Bearer TOKEN`; empty: it is closed.",
     )
     max_head_bytes: int = Field(
         16_384, ge=1024, description="Largest request line with headers in bytes; larger is answered with 431."
@@ -114,7 +119,9 @@ class Settings(BaseSettings):
         _NOTHING, description="URL that is told of incidents by POST of JSON (http or https); empty for nobody."
     )
     log_format: Literal["text", "json"] = Field("text", description="What a server logs: text, or json (one object a line).")
-    clock: str = Field("lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system.")
+    clock: Literal["lake", "system"] = Field(
+        "lake", description="A server's clock: lake (the data's watermark plus elapsed time) or system."
+    )
 
     def base(self) -> Home:
         """The home that the settings name: one folder for each source, size and seed, so that they never mix."""

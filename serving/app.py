@@ -61,7 +61,10 @@ def create_app(
         feeling.cancel()
         await loading  # a thread can't be cancelled; its log must be closed too
         if state.service is not None:
-            state.service.scorer.close()
+            try:
+                state.service.scorer.close()
+            except OSError as error:  # it says what to do; the event log must be closed too
+                _log.error("%s", error)
 
     app = FastAPI(
         title="Clickproof",

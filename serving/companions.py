@@ -56,14 +56,17 @@ class Companions:
 
     def _look_on(self) -> None:
         rollout: Rollout | None = None
+        said = ""
         while not self._stop.wait(LOOK_S):
             try:
                 stamp = rollout_store.stamp(self._home)
                 if stamp != self._stamp:
                     rollout = rollout_store.read(self._home) if stamp is not None else None
-                    self._stamp = stamp
+                    self._stamp, said = stamp, ""
             except (ExplainedError, OSError) as error:
-                _log.error("companions of the rollout stay as they are: %s", error)
+                if str(error) != said:
+                    _log.error("companions of the rollout stay as they are: %s", error)
+                said = str(error)
             if rollout is not None:
                 for kept in self._kept:
                     kept.look(rollout)

@@ -111,6 +111,9 @@ class ErrorAnswer(msgspec.Struct):
     error: Problem
 
 
+LONGEST = 400  # of what an answer says: our own words, with a path in them, are shorter
+
+
 class InvalidRequest(Exception):
     """The body can't be answered; `status` is 400 where it isn't JSON and 422 where a field is wrong."""
 
@@ -120,8 +123,8 @@ class InvalidRequest(Exception):
 
 
 def _shortened(text: str) -> str:
-    """At most 200 characters: names in a body may be as long as the body, and an answer does not repeat all of that."""
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    """At most LONGEST characters: names in a body may be as long as the body, and an answer does not repeat all of that."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 _DECODER = msgspec.json.Decoder(RankBody)

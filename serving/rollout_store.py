@@ -49,7 +49,10 @@ def read(home: Home) -> Rollout:
     """
     found = _present(home)
     if found is None:
-        raise ExplainedError(f"{home.root} has no champion yet: `make train` (or `clickproof train`) trains and promotes one")
+        raise ExplainedError(
+            f"{home.root} has no champion yet: `make train` (or `clickproof train`) trains and promotes one; "
+            "if there is one elsewhere, say where with --home FOLDER"
+        )
     return found
 
 

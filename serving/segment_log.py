@@ -11,6 +11,7 @@ process that dies inside the write leaves a torn tail, which a reader recognises
 segment is ever reopened for writing: a torn tail stays the last thing in its file.
 """
 
+import errno
 import os
 import secrets
 import struct
@@ -85,6 +86,8 @@ class _Segment:
             self.syncing_since = 0.0
 
     def _sync(self) -> None:
+        if os.fstat(self.fd).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the file was deleted while it was written", str(self.path))
         os.fsync(self.fd)
         if not self._named:
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -322,6 +325,11 @@ class Tail:
         known = dict(offsets or {})
         self._offsets = {path.name: known.get(path.name, -1) for path in segments(folder, suffix)}
         self._offsets |= {name: _end(folder / name) for name, at in self._offsets.items() if at < 0}
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Up to where each segment was read."""
+        return dict(self._offsets)
 
     def new(self) -> Iterator[tuple[bytes, str, int]]:
         """Payloads that came since the last call, each with its segment's name and the offset behind it."""

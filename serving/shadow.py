@@ -47,8 +47,12 @@ class Shadows:
     """Follows the prediction log of a home with the shadows of its rollout document."""
 
     def __init__(self, home: Home, chosen: Settings) -> None:
+        """A shadow goes on behind what it scored last, a new one begins with what comes from now on."""
         self._home, self._threads = home, chosen.threads
-        self._tail = Tail(home.log, prediction_log.SUFFIX, progress(home))
+        ends, scored = Tail(home.log, prediction_log.SUFFIX).offsets, progress(home)
+        self._begin = {name: {**ends, **scored.get(name, {})} for name in rollout_store.read(home).shadows}
+        first = {segment: min((begin[segment] for begin in self._begin.values()), default=end) for segment, end in ends.items()}
+        self._tail = Tail(home.log, prediction_log.SUFFIX, first)
         self._log = SegmentLog(home, home.shadows, SUFFIX)
         self._models: dict[str, Artefact] = {}
         self._bad: set[str] = set()  # that could not be loaded: said once
@@ -72,7 +76,10 @@ class Shadows:
                     alike.setdefault(layout(one.record), []).append(one)
             for same in alike.values():
                 for model in self._models.values():
-                    self._score(model, same)
+                    begin = self._begin.get(model.hash, {})
+                    mine = [one for one in same if one.behind > begin.get(one.segment, 0)]
+                    if mine:
+                        self._score(model, mine)
                 scored += len(same)
         caught_up(self._home)
         return scored

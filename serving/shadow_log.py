@@ -4,12 +4,12 @@
 prediction log, so that a shadow scorer that is started again goes on behind the last one that it wrote.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from infra.clock import SECOND_US, SystemClock
 from infra.home import Home
 from serving import segment_log
 from serving.prediction_log import Column
@@ -49,25 +49,26 @@ def caught_up(home: Home) -> None:
     home.writing(_mark(home)).touch()
 
 
-def behind_s(home: Home, shadowed_since: float) -> float:
-    """How long ago that was last so, seconds; where it never was, since there are shadows (seconds since the epoch).
+def behind_s(home: Home, since_us: int) -> float:
+    """How long ago that was last so, seconds; where it never was, since there are shadows (`since_us` by the system's clock).
 
     It grows while the scorer is slower than requests come, and while it doesn't run."""
     try:
-        last = max(shadowed_since, _mark(home).stat().st_mtime)
+        last_us = max(since_us, _mark(home).stat().st_mtime_ns // 1000)
     except FileNotFoundError:
-        last = shadowed_since
-    return max(0.0, time.time() - last)
+        last_us = since_us
+    return max(0, SystemClock().now_us() - last_us) / SECOND_US
 
 
 def _mark(home: Home) -> Path:
     return home.shadows / "caught-up"
 
 
-def progress(home: Home) -> dict[str, int]:
-    """How far the prediction log was scored: segment -> offset."""
-    found: dict[str, int] = {}
+def progress(home: Home) -> dict[str, dict[str, int]]:
+    """How far each shadow scored the prediction log: artefact -> segment -> offset."""
+    found: dict[str, dict[str, int]] = {}
     for segment in segments(home):
         for record, _ in read(segment):
-            found[record.segment] = max(record.behind, found.get(record.segment, 0))
+            mine = found.setdefault(record.artefact, {})
+            mine[record.segment] = max(record.behind, mine.get(record.segment, 0))
     return found

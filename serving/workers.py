@@ -7,13 +7,15 @@ another's.  The parent only starts them, starts again what died, and passes on t
 import logging
 import multiprocessing as mp
 import multiprocessing.connection
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from ctypes import Array, c_byte
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 
 RESTART_S = (0.2, 10.0)  # first and longest wait before a dead worker is started again
 SOUND_S = 5.0  # a worker that lived as long did not die of its start, and is started again after the first of these
@@ -32,34 +34,41 @@ def listening(host: str, port: int) -> socket.socket:
     return sock
 
 
+DOWN, LOADING, READY = range(3)  # a worker does not listen; listens and says that it can't answer yet, or why; answers
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """One worker's place among the others.
 
-    The first one listens while it loads, to say so, the first time.  Every other one listens only when it can answer and the
-    first one can too: nobody whom others could serve is told to wait."""
+    Nobody whom some worker could serve is told to wait: so a worker that can't answer listens only where none can, to say so,
+    and only the first one does; and while it does the others wait for it."""
 
     number: int
-    opened: Event  # set once worker 0 can answer
+    states: "Array[c_byte]"  # of all workers; each writes its own, the parent those of the dead
 
     def held(self, ready: bool) -> bool:
-        """Whether this worker does not listen yet; `ready` is whether it can answer."""
-        if self.opened.is_set():
-            return not ready
-        return self.number != 0
+        """Whether this worker does not listen yet; `ready` is whether it can answer.  Where it says no, it listens from then
+        on."""
+        if ready:
+            self.ready()
+            return LOADING in self.states
+        if self.number != 0 or READY in self.states:
+            return True
+        self.states[self.number] = LOADING
+        return False
 
     def ready(self) -> None:
         """It can answer now; may be said again."""
-        if self.number == 0:
-            self.opened.set()
+        self.states[self.number] = READY
 
 
 def supervise(count: int, work: Callable[[Place], None]) -> None:
     """Run `work(place)` in `count` processes until SIGINT or SIGTERM; whichever dies before that is started again.
 
-    `work` must be picklable, and end on SIGTERM."""
+    `work` must be picklable, and end on SIGTERM; it also gets that when this process dies."""
     context = mp.get_context("spawn")
-    opened = context.Event()
+    states = context.RawArray(c_byte, count)
     stopping: list[int] = []
     for wanted in (signal.SIGINT, signal.SIGTERM):
         signal.signal(wanted, lambda received, _: stopping.append(received))
@@ -68,7 +77,8 @@ def supervise(count: int, work: Callable[[Place], None]) -> None:
     workers: list[BaseProcess] = []
 
     def start(number: int) -> BaseProcess:
-        process = context.Process(target=work, args=(Place(number, opened),), name=f"worker {number}")
+        states[number] = DOWN
+        process = context.Process(target=_run, args=(work, Place(number, states)), name=f"worker {number}")
         process.start()
         started[number] = time.monotonic()
         return process
@@ -83,6 +93,7 @@ def supervise(count: int, work: Callable[[Place], None]) -> None:
                     del due[number]
                     workers[number] = start(number)
             elif not process.is_alive():
+                states[number] = DOWN
                 sound = now - started[number] > SOUND_S
                 waits[number] = RESTART_S[0] if sound else min(waits[number] * 2, RESTART_S[1])
                 due[number] = now + waits[number]
@@ -95,3 +106,17 @@ def supervise(count: int, work: Callable[[Place], None]) -> None:
             _log.error("%s did not stop within %g s; it is killed", process.name, STOP_S)
             process.kill()
             process.join()
+
+
+def _run(work: Callable[[Place], None], place: Place) -> None:
+    """In a worker."""
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    work(place)
+
+
+def _end_with_parent() -> None:
+    """Without the parent nobody would start the dead again, guard the canary, or stop the workers."""
+    parent = mp.parent_process()
+    assert parent is not None, "workers are started by `supervise`"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

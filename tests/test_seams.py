@@ -33,6 +33,7 @@ from features.requests import from_impressions
 from features.schemas import CLICKS
 from features.sources import AsOfSource
 from infra.clock import DAY_US, HOUR_US, MINUTE_US, FixedClock, day_name
+from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake, watermark_us
 from infra.settings import Settings, use
@@ -387,5 +388,5 @@ def test_a_lake_under_a_url_goes_through_ingest_and_features(
 
 def test_places_of_state_are_settings_that_take_urls() -> None:
     assert {"lake_url", "online_url", "mlflow_url", "prefect_url"} <= set(Settings.model_fields)
-    with pytest.raises(ValueError, match="unknown online store"):
+    with pytest.raises(ExplainedError, match="unknown online store"):
         open_store(Home(Path("nowhere")), "postgres://nowhere")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.errors import ExplainedError
 from infra.settings import Settings
+from pipelines.guarded import serve
 from pipelines.page_blocks import BLOCKS
 from pipelines.pages import render_all
 
@@ -32,6 +34,22 @@ def test_the_docs_list_every_setting() -> None:
     text = BLOCKS["settings"]()
     assert all(f"`CLICKPROOF_{name.upper()}`" in text for name in Settings.model_fields)
     assert text in (ROOT / "docs" / "design.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"epsilon": "2"}, {"epsilon": "nan"}, {"clock": "moon"}, {"max_body_bytes": 0}, {"max_candidates": 0}, {"port": 0}],
+)
+def test_a_value_with_which_nothing_could_work_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        Settings(**given)
+
+
+def test_a_home_that_can_never_be_is_not_waited_for(tmp_path: Path) -> None:
+    for wrong in ({"size": "huge"}, {"source": "moon"}):
+        with pytest.raises(ExplainedError, match=next(iter(wrong.values()))):
+            serve(Settings(home=tmp_path, **wrong))
+    assert not any(tmp_path.iterdir())
 
 
 def test_every_generated_part_of_the_docs_is_what_its_source_says() -> None:

@@ -91,6 +91,20 @@ def test_one_runs_while_the_document_wants_it_and_is_started_again_when_it_dies(
     assert third in pids(home, "over")
 
 
+def test_a_damaged_document_is_told_once_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home, whole = Home(tmp_path), Rollout(1, ONE, (TWO,))
+    put(home, whole)
+    with running(home, with_shadows("sound_companion")):
+        (one,) = until(lambda: pids(home, "alive"))
+        rollout_store.document(home).write_text('{"number": 2')
+        until(lambda: "stay as they are" in caplog.text)
+        time.sleep(5 * room.LOOK_S)
+        assert caplog.text.count("stay as they are") == 1
+        assert not pids(home, "over")
+        put(home, replace(whole, number=2, shadows=()))
+        until(lambda: one in pids(home, "over"))
+
+
 def test_one_that_always_dies_is_given_up_and_what_follows_follows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     home, told = Home(tmp_path), []
     put(home, Rollout(1, ONE, (TWO,)))

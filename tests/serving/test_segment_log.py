@@ -159,6 +159,17 @@ def test_a_failed_fsync_is_told_once_and_what_comes_next_goes_elsewhere(home: Ho
     assert content(home) == [b"one", b"after"]  # what the process wrote is still there for readers
 
 
+def test_a_segment_that_was_deleted_is_noticed_and_what_comes_next_is_kept(home: Home, log: SegmentLog) -> None:
+    log.append(b"one")
+    log.path.unlink()
+    log.append(b"two")
+    log.sync()
+    with pytest.raises(Unsynced, match="deleted"):
+        log.append(b"refused")
+    log.append(b"three")
+    assert content(home) == [b"three"]
+
+
 def test_a_failed_fsync_that_nobody_was_told_of_is_told_at_the_end(home: Home, disk: Disk) -> None:
     log = SegmentLog(home, home.events, ".x")
     log.append(b"one")

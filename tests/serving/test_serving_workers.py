@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import c_byte
 from pathlib import Path
 
 import httpx
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from ports import free_port
 
 from infra.home import Home
 from serving.counts import Counts
 from serving.metrics_share import SharedMetrics, forget
-from serving.workers import Place
+from serving.workers import DOWN, READY, Place
 
 PROGRAM = """
 import os, signal, sys, time
@@ -62,22 +65,40 @@ def who_answers(port: int, of: int) -> set[int]:
     raise AssertionError(f"only {found} answered")
 
 
-def test_a_worker_that_dies_is_started_again_and_all_stop_together(tmp_path: Path) -> None:
-    port = free_port()
-    script = tmp_path / "supervised.py"
+@contextmanager
+def supervised(folder: Path, port: int) -> "Iterator[subprocess.Popen[bytes]]":
+    """Two workers and their parent; whatever is left of them is ended afterwards."""
+    script = folder / "supervised.py"
     script.write_text(PROGRAM)
     paths = os.pathsep.join([os.getcwd(), *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path), str(port)], env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE
-    )
-    try:
+    command = [sys.executable, str(script), str(folder), str(port)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    port = free_port()
+    with supervised(tmp_path, port) as process:
+        workers = who_answers(port, 2)
+        process.kill()
+        process.wait()
+        wanted = {f"stopped-{pid}" for pid in workers}
+        until(lambda: {path.name for path in tmp_path.glob("stopped-*")} == wanted)
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
+
+
+def test_a_worker_that_dies_is_started_again_and_all_stop_together(tmp_path: Path) -> None:
+    port = free_port()
+    with supervised(tmp_path, port) as process:
         first = who_answers(port, 2)
         victim = min(first)
         os.kill(victim, signal.SIGKILL)
         while victim in (now := who_answers(port, 2)) or now == first:
             time.sleep(0.05)
         assert len(now & first) == 1
-    finally:
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=PATIENCE_S)[1].decode()
     assert process.returncode == 0, said
@@ -85,16 +106,26 @@ def test_a_worker_that_dies_is_started_again_and_all_stop_together(tmp_path: Pat
 
 
 def test_only_the_first_worker_is_heard_while_it_loads_and_the_others_when_all_that_listen_can_answer() -> None:
-    opened = mp.get_context("spawn").Event()
-    first, second = Place(0, opened), Place(1, opened)
-    assert (first.held(ready=False), second.held(ready=False)) == (False, True)
-    second.ready()
+    states = mp.get_context("spawn").RawArray(c_byte, 2)
+    first, second = Place(0, states), Place(1, states)
+    assert second.held(ready=False)
+    assert not first.held(ready=False)
     assert second.held(ready=True), "the first one listens and can't answer yet"
     first.ready()
     assert not second.held(ready=True)
-    assert second.held(ready=False), "started again, it would tell who others could serve to wait"
-    assert first.held(ready=False)
+    states[0] = DOWN
+    assert first.held(ready=False), "started again, it would tell those to wait whom the second could serve"
     assert not first.held(ready=True)
+
+
+def test_where_no_worker_can_answer_any_more_the_first_one_says_why() -> None:
+    states = mp.get_context("spawn").RawArray(c_byte, 2)
+    first, second = Place(0, states), Place(1, states)
+    states[:] = [DOWN, READY]
+    assert first.held(ready=False)
+    states[1] = DOWN  # it died, and the model is gone
+    assert not first.held(ready=False)
+    assert second.held(ready=False)
 
 
 def test_workers_counts_add_up_and_survive_a_restart(tmp_path: Path) -> None:

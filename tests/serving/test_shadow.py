@@ -1,7 +1,6 @@
 """Shadows score what was answered, from what was logged, and go on where they were."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from small_models import CONTEXT, EveryFamily
 
 from features.batch import Array
-from infra.clock import MINUTE_US, FixedClock
+from infra.clock import HOUR_US, MINUTE_US, SECOND_US, FixedClock, SystemClock
 from infra.home import Home
 from infra.lake import watermark_us
 from infra.settings import Settings
@@ -81,15 +80,35 @@ def test_one_that_is_started_again_goes_on_where_it_was(home: Home, service: Ser
     assert {request for request, _ in scores(home)} == {answer.request_id for answer in answers}
 
 
+def test_one_that_is_new_begins_with_what_comes_from_now_on(home: Home, service: Service, hashes: Mapping[str, str]) -> None:
+    old, new = hashes["xgboost"], hashes["dcnv2"]
+    rollout_store.change(home, "test", "one is enough", lambda now: drop_shadow(now, new))
+    first = Shadows(home, Settings())
+    ask(service, range(3))
+    first.look()
+    first.close()
+    left = ask(service, range(4))  # while nobody scores
+    rollout_store.change(home, "test", "two again", lambda now: add_shadow(now, new))
+    second = Shadows(home, Settings())
+    second.look()
+    assert {request for request, name in scores(home) if name == old} >= {answer.request_id for answer in left}
+    assert {name for _, name in scores(home)} == {old}
+    asked = ask(service, range(2))
+    second.look()
+    second.close()
+    assert {request for request, name in scores(home) if name == new} == {answer.request_id for answer in asked}
+
+
 def test_how_late_shadows_are_counts_from_when_they_had_everything(home: Home, service: Service) -> None:
-    shadows, began = Shadows(home, Settings()), time.time()
-    assert behind_s(home, began - 4000) >= 4000  # nothing was ever scored
+    shadows, began_us = Shadows(home, Settings()), SystemClock().now_us()
+    assert behind_s(home, began_us - 2 * HOUR_US) >= 7200  # nothing was ever scored
     ask(service, range(3))
     shadows.look()
-    assert behind_s(home, began - 4000) < 1000
-    os.utime(home.shadows / "caught-up", (began - 3000, began - 3000))
-    assert 3000 <= behind_s(home, began - 4000) < 4000
-    assert behind_s(home, began) < 1000  # there are shadows only since now
+    assert behind_s(home, began_us - 2 * HOUR_US) < 3600
+    hour_ago_s = (began_us - HOUR_US) / SECOND_US
+    os.utime(home.shadows / "caught-up", (hour_ago_s, hour_ago_s))
+    assert 3600 <= behind_s(home, began_us - 2 * HOUR_US) < 7200
+    assert behind_s(home, began_us) < 3600  # there are shadows only since now
     shadows.close()
 
 
