@@ -112,6 +112,7 @@ def _log_bytes(work: Home, chosen: Settings, candidates: int) -> dict[str, float
     gc.unfreeze()  # a server freezes what it loaded for good; this process goes on to other things
     service.scorer.clock = FixedClock(watermark_us(work))
     asked = Population.of(work, champion(work), seed=13)
+    ingest_predictions(work)  # what was asked before is not what is measured
     before, lake_before = _size(segments(work)), _size((work.lake / TABLE).rglob("*.parquet"))
     logged = times(chosen, LOGGED)
     for _ in range(logged):
