@@ -12,7 +12,7 @@ from pipelines.bug_pages import bug_catalogue
 from pipelines.faults_page import BLOCKS as FAULTS
 from pipelines.figures import load
 from pipelines.gauntlet.pages import gauntlet_clean, gauntlet_peers, gauntlet_scores
-from pipelines.markdown import table
+from pipelines.markdown import interval, table
 from pipelines.serving_page import BLOCKS as SERVING
 from pipelines.watching_page import BLOCKS as WATCHING
 
@@ -38,15 +38,6 @@ def features_table() -> str:
     rows += [(f"`{f.name}`", "computed at the request", f.use, f.help) for f in catalogue.DERIVED]
     rows += [(f"`{f.name}`", "part of the request", f.use, f.help) for f in catalogue.CONTEXT]
     return table(["feature", "where", "use", "meaning"], rows)
-
-
-def interval(found: Mapping[str, float | None], digits: int = 3, sign: bool = False) -> str:
-    """A value with its interval, for example 0.928 (0.923 to 0.933); with `sign`, +0.002 (-0.001 to +0.005)."""
-    if found["value"] is None:
-        return "not known"
-    form = f"{'+' if sign else ''}.{digits}f"
-    bounds = "" if found["low"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
-    return f"{found['value']:{form}}{bounds}"
 
 
 def train_families() -> str:

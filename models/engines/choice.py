@@ -4,16 +4,14 @@ Processor time, not wall time, since other workers share the cores.  What a batc
 row, so between two sizes that were timed the border is where the straight lines cross.
 """
 
-import copy
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import thread_time_ns
 from typing import Any, TypeVar
 
 import numpy as np
 
-from models.artefact import Artefact
 from models.contract import Model
 from models.engines.engine import Engine, HasEngines, Inputs
 
@@ -53,15 +51,6 @@ def use_fastest(model: Model, *more: Engine) -> str:
     choice = choose(engines, {n: cpu_us(engines, found) for n, found in batches.items()}, notes)
     model.use_engines(choice)
     return choice.reason
-
-
-def computed_by(artefact: Artefact, engine: Engine) -> Artefact:
-    """The same artefact with the same hash, computed by one engine whatever the batch; the one given stays as it is."""
-    model = copy.copy(artefact.model)
-    if not isinstance(model, HasEngines):
-        raise TypeError(f"a {artefact.family} model has no engines to choose from")
-    model.use_engines(Choice((engine,), (), f"{engine.name}, as asked"))
-    return replace(artefact, model=model)
 
 
 def agree(engines: Sequence[Engine], inputs: Inputs) -> tuple[list[Engine], list[str]]:

@@ -21,7 +21,7 @@ import numpy as np
 from models import evaluate
 from models.artefact import Artefact
 from models.contract import Array, Dataset
-from models.engines.choice import computed_by
+from models.engines.one_engine import computed_by
 from models.engines.session import OnnxRuntime
 
 NAME = "onnxruntime int8"

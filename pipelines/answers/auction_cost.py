@@ -17,7 +17,7 @@ from infra.settings import Settings
 from models.contract import Dataset
 from models.newton import sigmoid
 from pipelines.answers.material import F64, Material, estimate, material
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.sources.world.truth import position_bias
 from pipelines.training_set import split_windows
 

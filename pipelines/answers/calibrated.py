@@ -13,7 +13,7 @@ from models.evaluate import slices_of
 from models.plots import BLUE, INK, ORANGE, save
 from pipelines.answers.material import F64, material, metrics_of, ratio
 from pipelines.answers.show import panels
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 
 QUESTION = "Is it calibrated, in every slice?"
 NUMBER = 2

@@ -27,8 +27,8 @@ from pipelines.bench.closed_loop import Load, by_asyncio
 from pipelines.bench.population import Population, body
 from pipelines.bench.processes import SERVE, cpu_seconds, server
 from pipelines.console import say
+from pipelines.markdown import table
 from pipelines.materialize import materialize_online
-from pipelines.page_blocks import table
 from pipelines.prediction_ingest import TABLE, ingest_predictions
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of

@@ -13,7 +13,7 @@ from models.calibrate import fit_calibrator
 from models.contract import Array, Dataset
 from models.newton import sigmoid
 from pipelines.answers.material import F64, Material, difference, expected_ne, material, metrics_of, ratio, size_of
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.training import fit, probability
 from pipelines.training_set import split_windows
 

@@ -11,7 +11,7 @@ from models.contract import Array, Dataset
 from models.train import Trained, train_family
 from pipelines.answers.material import F64, Material, difference, material, metrics_of
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.training import SERVICE, probability
 
 QUESTION = "You downsample negatives: what did the probability become, and what did the correction cost?"

@@ -13,7 +13,7 @@ from infra.errors import ExplainedError
 from infra.lake import Lake
 from infra.settings import Settings
 from monitoring.tiers.tier import PAGES_A_DAY
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 
 QUESTION = "Which drift test, at what false-alarm rate?"
 NUMBER = 24

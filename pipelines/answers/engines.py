@@ -18,15 +18,16 @@ from models.boosted_trees import BoostedTrees
 from models.contract import Dataset
 from models.dcnv2 import DCNv2
 from models.engines import int8
-from models.engines.choice import BATCHES, computed_by, cpu_us, use_fastest
+from models.engines.choice import BATCHES, cpu_us, use_fastest
 from models.engines.engine import Engine
+from models.engines.one_engine import computed_by
 from models.engines.session import OnnxRuntime
 from models.registry import Registry
 from pipelines.answers import torch_engines
 from pipelines.answers.material import difference, size_of
 from pipelines.answers.workplace import times
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.sources.registry import source_of
 from pipelines.training import assemble, probability
 

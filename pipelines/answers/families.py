@@ -19,7 +19,7 @@ from models.train import FAMILIES
 from pipelines.answers.material import F64, difference, metrics_of, size_of
 from pipelines.answers.worlds import temporary_world
 from pipelines.console import minutes, say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of
 from pipelines.training import assemble, fit, probability

@@ -9,7 +9,7 @@ from monitoring.bugs.catalogue import BUGS
 from monitoring.classes import bug_class
 from pipelines.console import say
 from pipelines.gauntlet import gate
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 
 QUESTION = "How often does the gate before training block what it should, and what it should not?"
 NUMBER = 27

@@ -21,7 +21,7 @@ from models.train import train_family
 from pipelines.answers.material import F64, Material, expected_difference, expected_ne, material, ratio
 from pipelines.answers.show import panels
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.training import SERVICE, probability
 from pipelines.training_set import Window, build, select, split_windows
 

@@ -19,7 +19,7 @@ from pipelines.bench.closed_loop import Load, drive
 from pipelines.bench.population import Population
 from pipelines.bench.processes import server
 from pipelines.console import say
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 from serving.champion import champion
 from serving.metrics import ServingMetrics
 from serving.scorer import STAGES, Answer

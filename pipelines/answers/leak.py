@@ -11,7 +11,7 @@ from monitoring.gate import accept, accepted
 from pipelines.answers.worlds import temporary_world
 from pipelines.console import say
 from pipelines.drill import run as drill
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 from pipelines.sources.contract import SourceSpec
 from pipelines.training import assemble, audit
 from pipelines.training_set import Window, split_windows

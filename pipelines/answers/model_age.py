@@ -24,7 +24,7 @@ from pipelines.answers.material import F64, difference
 from pipelines.answers.show import panels
 from pipelines.answers.workplace import go_on, some_users, workplace
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.sources.contract import SourceSpec, Split
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE, probability

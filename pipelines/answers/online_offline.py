@@ -28,8 +28,8 @@ from monitoring import replay as replaying
 from pipelines.answers.workplace import times, workplace
 from pipelines.bench.population import Population
 from pipelines.console import say
+from pipelines.markdown import table
 from pipelines.materialize import materialize_online
-from pipelines.page_blocks import table
 from pipelines.prediction_ingest import ingest_predictions
 from pipelines.sources.contract import SourceSpec
 from pipelines.sources.registry import source_of

@@ -25,7 +25,7 @@ from models.train import train_family
 from pipelines.answers.material import Material, difference, material, metrics_of
 from pipelines.answers.workplace import asked_for, later, some_users, take, with_columns, workplace
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.sources.contract import SourceSpec
 from pipelines.training import SERVICE, probability
 

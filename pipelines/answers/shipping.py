@@ -21,7 +21,7 @@ from models.train import Trained
 from pipelines.answers.workplace import go_on, workplace
 from pipelines.bench.processes import SERVE, server
 from pipelines.console import say
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 from pipelines.promotion import Candidate, Comparator, decide, leakage_verdict, record
 from pipelines.retraining import newest_windows
 from pipelines.sources.contract import SourceSpec

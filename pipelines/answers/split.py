@@ -10,7 +10,7 @@ from models.train import train_family
 from monitoring.gate.columns import concatenate
 from pipelines.answers.material import F64, Material, material, metrics_of, size_of
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.training import SERVICE, probability
 
 QUESTION = "How do you split, and what does a random split hide?"

@@ -17,7 +17,7 @@ from pipelines.answers.material import F64, Material, difference, material, metr
 from pipelines.answers.show import panels
 from pipelines.answers.workplace import asked_for, later, some_users, with_columns
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.training import SERVICE, probability
 
 QUESTION = "How stale may a feature be?"

@@ -21,7 +21,7 @@ from pipelines.answers.staleness import NEVER_US
 from pipelines.answers.workplace import asked_for, later, some_users, times, with_columns, workplace
 from pipelines.bench.population import Population
 from pipelines.console import say
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 from pipelines.training import SERVICE, probability
 from serving.rank_handler import Service
 

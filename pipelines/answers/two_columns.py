@@ -28,7 +28,7 @@ from monitoring.gate.columns import Scope
 from monitoring.gate.diagnosis import gate_diagnosis
 from monitoring.gate.ledger import Ledger
 from pipelines.console import say
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 from pipelines.sources.registry import source_of
 from pipelines.training import SERVICE, assemble, probability
 

@@ -14,7 +14,7 @@ from models.newton import sigmoid
 from models.plots import COLOURS, save
 from pipelines.answers.material import F64, difference, material, metrics_of
 from pipelines.answers.show import panels
-from pipelines.page_blocks import interval, table
+from pipelines.markdown import interval, table
 
 QUESTION = "Why normalised entropy rather than AUC?"
 NUMBER = 1

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.page_blocks import table
+from pipelines.markdown import table
 
 NAMES = {"ctr": "CTR", "engagement": "pages a user and day", "next-day return": "next-day return"}
 

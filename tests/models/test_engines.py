@@ -19,10 +19,11 @@ from models.boosted_trees import BoostedTrees
 from models.contract import F32, Array, Dataset
 from models.dcnv2 import SETTINGS, Eager, Network
 from models.engines import int8
-from models.engines.choice import SIZES, WORTH, Choice, agree, choose, computed_by, use_fastest
+from models.engines.choice import SIZES, WORTH, Choice, agree, choose, use_fastest
 from models.engines.compiled_trees import DEEPEST, ROWS, CompiledTrees
 from models.engines.engine import Engine, HasEngines, Inputs
 from models.engines.network import graph
+from models.engines.one_engine import computed_by
 from models.engines.session import OnnxRuntime
 from models.engines.trees import Forest, InplacePredict
 from models.family import family
