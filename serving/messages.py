@@ -127,7 +127,14 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
+class _RawContext(msgspec.Struct):
+    context: dict[str, msgspec.Raw]
+
+
 _DECODER = msgspec.json.Decoder(RankBody)
+_RAW_CONTEXT = msgspec.json.Decoder(_RawContext)
+_CONTEXT_VALUE: msgspec.json.Decoder[str | int | None] = msgspec.json.Decoder(Word | Whole | None)
+_SOME_CONTEXT = "context[...]"  # msgspec's path to a value of a mapping
 _NAMED = re.compile(r"(?:missing required|contains unknown) field `([^`]*)`")
 _UNKNOWN: dict[str, str | int] = {"string": "", "int": -1}
 _KINDS: dict[str, Kind] = {feature.name: feature.kind for feature in CONTEXT}
@@ -146,7 +153,26 @@ def context_kinds(names: tuple[str, ...]) -> dict[str, Kind]:
 
 def decode(body: bytes) -> RankBody:
     """The body of POST /v1/rank, checked by itself.  Raises InvalidRequest."""
-    return decode_as(_DECODER, body)
+    try:
+        return decode_as(_DECODER, body)
+    except InvalidRequest as error:
+        if error.field != _SOME_CONTEXT:
+            raise
+        raise InvalidRequest(error.status, _wrong_context(body), error.message) from None
+
+
+def _wrong_context(body: bytes) -> str:
+    """The first context field whose value is wrong, which msgspec does not say; "context" where the rest is no JSON."""
+    try:
+        given = _RAW_CONTEXT.decode(body).context
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "context"
+    for name, value in given.items():
+        try:
+            _CONTEXT_VALUE.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return f"context.{name}"
+    return "context"
 
 
 def decode_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
