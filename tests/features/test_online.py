@@ -24,6 +24,7 @@ from features.requests import from_impressions
 from features.schemas import CATEGORIES
 from features.sources import AsOfSource
 from infra.clock import HOUR_US
+from infra.errors import ExplainedError
 from infra.home import Home
 from infra.lake import Lake
 from pipelines.materialize import materialize_online
@@ -239,5 +240,5 @@ def test_a_store_that_never_answered_leaves_requests_with_nothing_where_that_is_
 
 
 def test_an_unknown_url_is_refused(home):
-    with pytest.raises(ValueError, match="redis://HOST:PORT"):
+    with pytest.raises(ExplainedError, match="redis://HOST:PORT"):
         open_store(home, "postgres://x")

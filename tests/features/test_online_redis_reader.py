@@ -11,6 +11,7 @@ from real_redis import RealRedis
 from features.batch import MISSING, STALE, OneRequest
 from features.online import OnlineSource
 from features.online_redis_reader import LATE_IN_A_ROW, PAUSE_S, RedisReader, StoreUnavailable
+from features.online_users import JUST_S
 from features.requests import from_impressions
 from features.sources import AsOfSource
 from infra.lake import Lake
@@ -62,6 +63,7 @@ def test_reads_ahead_give_what_the_as_of_source_gives_and_degrade_step_by_step(m
         real_redis.kill()
         while source._reader.ready:
             await asyncio.sleep(0.01)
+        await asyncio.sleep(JUST_S)  # what was read before counts no longer as read for this request
         known, new = await answer(source, 0), await answer(source, 5)
         assert (known.degraded, new.degraded) == ("stale features", "priors")
         assert known.views["user_daily"].status.tolist() == [STALE] * len(ads)
