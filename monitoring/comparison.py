@@ -35,7 +35,7 @@ def comparable(left: pa.ChunkedArray, right: pa.ChunkedArray, categorical: bool)
     only (a changed schema) is compared as text.
     """
     if not categorical:
-        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not numbers in both: compared as text
             return _numbers(left), _numbers(right)
     return _text(left), _text(right)
 

@@ -4,8 +4,7 @@ import logging
 
 from infra.home import Home
 from infra.settings import Settings
-from pipelines.sources.registry import SOURCES, source_of
-from pipelines.sources.world.config import WorldConfig
+from pipelines.sources.registry import check
 from serving import rollout_store
 from serving.companions import Companion
 from serving.rollout import Rollout, RolloutError, end_canary
@@ -29,8 +28,5 @@ GUARD = Companion("pipelines.canary_watch", lambda rollout: rollout.canary is no
 def serve(chosen: Settings) -> None:
     """Answer requests until told to stop.  Raises ExplainedError where there can be no home by the settings' size and source:
     what will never be there is not waited for."""
-    if chosen.source == "world":
-        WorldConfig.of(chosen.size, chosen.seed)
-    elif chosen.source not in SOURCES:
-        source_of(chosen)
+    check(chosen.source, chosen.size)
     answer(chosen.base(), chosen, [GUARD])

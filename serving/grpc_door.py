@@ -16,9 +16,9 @@ import grpc.aio
 from fastapi import FastAPI
 
 from infra.settings import Settings
-from serving.front_door import WaitingRoom
 from serving.grpc_messages import GRPC
 from serving.rank_handler import Reply
+from serving.waiting_room import WaitingRoom
 
 SERVICE = "clickproof.v1.Ranking"
 HEALTH = "grpc.health.v1.Health"

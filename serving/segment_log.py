@@ -339,8 +339,3 @@ class Tail:
                 for payload, behind in payloads(path, offset):
                     self._offsets[path.name] = behind
                     yield payload, path.name, behind
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that were written and not read yet."""
-        return sum(path.stat().st_size - self._offsets.get(path.name, 0) for path in segments(self._folder, self._suffix))

@@ -24,12 +24,13 @@ from serving.companions import Companion, Companions
 from serving.connections import within_limits
 from serving.events import ClickIntake, add_events
 from serving.follower import NOT_YET, Follower
-from serving.front_door import WaitingRoom, front_door
+from serving.front_door import front_door
 from serving.metrics import ServingMetrics
 from serving.metrics_share import SharedMetrics, forget
 from serving.rank_handler import Service
 from serving.rollout_audit import sent_back
 from serving.rollout_routes import add_rollout
+from serving.waiting_room import WaitingRoom
 from serving.workers import Place, listening, supervise
 
 GIVE_WAY_S = 1e-3  # a thread that loads a model or ads gives way to requests this soon: Python's 5 ms are several answers
@@ -138,9 +139,9 @@ def home_app(
 
 def _tell(home: Home, follower: Follower, metrics: ServingMetrics) -> None:
     """What metrics say of the rollout."""
-    if follower.rollout is not None:
+    rollout = follower.rollout
+    if rollout is not None:
         ended = sent_back(rollout_store.history(home))
-        rollout = follower.rollout
         behind_s = partial(shadow_log.behind_s, home, SystemClock().now_us()) if rollout.shadows else float
         metrics.rollout(rollout.number, follower.answering, len(follower.refusals), ended, behind_s)
 

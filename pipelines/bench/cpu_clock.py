@@ -28,5 +28,5 @@ def main(root: Path, port: int, chosen: dict[str, Any]) -> None:
     if not timed:
         raise SystemExit("serving/ times its stages with perf_counter_ns no more: pipelines/bench/cpu_clock.py must follow")
     for module in timed:
-        module.perf_counter_ns = time.thread_time_ns  # type: ignore[attr-defined]
+        module.perf_counter_ns = time.thread_time_ns  # type: ignore[attr-defined]  # looked for above
     serve(Home(root), Settings(host="127.0.0.1", port=port, **chosen))

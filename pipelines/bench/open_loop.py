@@ -12,7 +12,8 @@ import select
 import selectors
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,6 +94,16 @@ def poisson(rate: float, seconds: float, rng: np.random.Generator) -> F64:
     return at[at < seconds]
 
 
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Python's garbage collector does nothing meanwhile: a client's pauses would be taken for the server's."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class _Line:
     """One keep-alive connection."""
 
@@ -139,12 +150,9 @@ class OpenLoop:
         its pauses would be counted as the server's.  Raises ExplainedError where the server goes away."""
         self._tally = Tally()
         gc.collect()
-        gc.disable()
-        cpu, start = time.process_time(), time.perf_counter()
-        try:
+        with collector_at_rest():
+            cpu, start = time.process_time(), time.perf_counter()
             self._drive(messages, (start + at_s).tolist(), deadline_s, start, watch)
-        finally:
-            gc.enable()
         return self._tally, time.process_time() - cpu
 
     def _drive(

@@ -7,7 +7,6 @@ about faults.
 """
 
 import asyncio
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipelines.bench.open_loop import F64
+from pipelines.bench.open_loop import F64, collector_at_rest
 
 RENEW = 50  # requests on one connection: later ones see workers that were started meanwhile
 GIVE_UP_S = 5.0
@@ -71,11 +70,8 @@ class Witness:
 
         Python's garbage collector rests meanwhile: with every answer kept it would take a tenth of a second now and then, which
         callers elsewhere don't."""
-        gc.disable()
-        try:
+        with collector_at_rest():
             await self._offer(messages, at_s)
-        finally:
-            gc.enable()
 
     async def _offer(self, messages: Sequence[bytes], at_s: F64) -> None:
         due: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue()

@@ -14,16 +14,25 @@ def source(name: str, size: str, seed: int, data: Path | None) -> Source:
 
     Raises ExplainedError for a name, size or folder that doesn't exist, naming those that do.
     """
+    check(name, size)
     if name == "world":
         from pipelines.sources.world.config import WorldConfig
         from pipelines.sources.world.source import WorldSource
 
         return WorldSource(WorldConfig.of(size, seed))
-    if name == "open-bandit":
-        from pipelines.sources.open_bandit import OpenBandit
+    from pipelines.sources.open_bandit import OpenBandit
 
-        return OpenBandit(data)
-    raise ExplainedError(f"no source {name!r}; there are {', '.join(SOURCES)}")
+    return OpenBandit(data)
+
+
+def check(name: str, size: str) -> None:
+    """Raises ExplainedError for a source, or a size of the simulated world, that doesn't exist, naming those that do."""
+    if name not in SOURCES:
+        raise ExplainedError(f"no source {name!r}; there are {', '.join(SOURCES)}")
+    if name == "world":
+        from pipelines.sources.world.config import WorldConfig
+
+        WorldConfig.of(size, seed=0)
 
 
 def source_of(chosen: Settings) -> Source:

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from patience import PATIENCE_S
 
 from serving.connections import within_limits
-from serving.front_door import WaitingRoom, front_door
+from serving.front_door import front_door
+from serving.waiting_room import WaitingRoom
 
 
 @contextmanager

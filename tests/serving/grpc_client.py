@@ -14,9 +14,9 @@ from ports import free_port
 from infra.settings import Settings
 from serving import clickproof_pb2 as pb
 from serving.app import create_app
-from serving.front_door import WaitingRoom
 from serving.grpc_door import add_grpc
 from serving.rank_handler import RankHandler, Service
+from serving.waiting_room import WaitingRoom
 
 RANK = "/clickproof.v1.Ranking/Rank"
 CHECK = "/grpc.health.v1.Health/Check"

@@ -16,8 +16,8 @@ from test_app import BODY, service
 
 from infra.settings import Settings
 from serving.app import create_app
-from serving.front_door import Pace, WaitingRoom
 from serving.prediction_log import read, segments
+from serving.waiting_room import Pace, WaitingRoom
 
 
 def message(body: bytes, *headers: str, path: str = "/v1/rank", version: str = "1.1") -> bytes:

@@ -29,10 +29,10 @@ from infra.home import Home
 from infra.logs import JsonLines
 from infra.settings import Settings
 from serving import clickproof_pb2 as pb
-from serving.front_door import WaitingRoom
 from serving.prediction_log import read, segments
 from serving.rank_handler import Service
 from serving.serve import serve
+from serving.waiting_room import WaitingRoom
 
 Code = grpc.StatusCode
 PUSHBACK = ("grpc-retry-pushback-ms", "1000")
